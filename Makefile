@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: MIT
+# headroom: one Makefile, no recursion but for `check-asan`. `make help` lists the targets, V=1 shows the commands.
+
+V       ?= 0
+SAN     ?=
+WERROR  ?= 1
+B       := build/$(if $(SAN),san,plain)
+ifeq ($(origin CC),default)
+CC      := gcc
+endif
+PKG_CONFIG ?= pkg-config
+PYTHON  ?= /usr/bin/python3
+CFLAGS  ?= -O2 -g
+PYTEST   = $(PYTHON) -m pytest -q -p no:cacheprovider
+# Of `make bench`:
+SCENARIO ?= snapshot
+KERNEL  ?= default
+REPEAT  ?= 1
+OUT     ?= results
+# Of `make bench-recorder`:
+ROUNDS  ?= 5
+PKGS    := devmapper jansson inih libkmod libcgroup libtracefs libtraceevent
+VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
+
+WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wpointer-arith -Wundef \
+        -Wno-format-truncation # a path that does not fit does not open, and that is reported
+ALL_CFLAGS = -std=gnu11 -D_GNU_SOURCE -pthread $(WARN) $(if $(filter 1,$(WERROR)),-Werror) -Iruntime -I. -MMD -MP \
+             $(SANFLAGS) $(PKG_CFLAGS) $(CPPFLAGS) $(CFLAGS)
+SANFLAGS    = $(if $(SAN),-fsanitize=$(SAN) -fno-omit-frame-pointer -fno-sanitize-recover=undefined)
+PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
+PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
+
+# runtime/guest/init.c is a program of its own: the guest's first process.
+SRCS  := $(filter-out runtime/guest/init.c,$(sort $(wildcard runtime/*.c runtime/*/*.c cgroups/*.c hotplug/*.c workloads/*.c)))
+OBJS  := $(SRCS:%.c=$B/%.o)
+LIB   := $(filter-out $B/runtime/main.o,$(OBJS))
+TESTS := $(patsubst %.c,$B/%,$(sort $(wildcard tests/test_*.c)))
+C_FILES  := $(sort $(wildcard runtime/*.[ch] runtime/*/*.[ch] cgroups/*.[ch] hotplug/*.[ch] workloads/*.[ch] tests/*.[ch] tests/bench/*.[ch]))
+SH_FILES := $(sort $(wildcard runtime/guest/*.sh tests/*.sh tests/*/*.sh tools/*.sh)) .ci/run
+
+Q   := $(if $(filter 1,$V),,@)
+say  = $(if $(filter 1,$V),,@printf '  %-5s %s\n' $1 $2)
+
+.DEFAULT_GOAL := all
+.DELETE_ON_ERROR:
+.SECONDARY:
+.PHONY: all deps bench bench-recorder report test check check-asan check-c guest lint clean help FORCE
+
+all: build/headroom build/headroom-init ## build the suite (build/headroom)
+
+build/headroom: $B/headroom
+	$(Q)ln -sf $(patsubst build/%,%,$<) $@
+build/headroom-init: $B/headroom-init
+	$(Q)ln -sf $(patsubst build/%,%,$<) $@
+
+deps: ## install what is missing to build, run and test (Debian 12 and 13; else: say what is missing)
+	$(Q)tools/deps.sh --for $(or $(FOR),test)
+
+# A second make, because only now is pkg-config there to be asked.
+bench: ## run SCENARIO (snapshot) before and after its mitigations in a guest; KERNEL=6.12 REPEAT=3 ARMS=all OUT=DIR
+	$(Q)$(MAKE) --no-print-directory FOR=bench deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)build/headroom run $(SCENARIO) --out $(OUT) --kernel $(KERNEL) --repeat $(REPEAT) \
+		$(if $(ARMS),--arms $(ARMS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(SEED),--seed $(SEED))
+
+report: all ## write the report of the newest run (or of RUNS="DIR...") again
+	$(Q)runs="$(RUNS)"; [ -n "$$runs" ] || runs=$$(ls -td $(OUT)/*/ 2>/dev/null | head -n 1); \
+	[ -n "$$runs" ] || { echo 'make report: there is no run in $(OUT) yet: make bench' >&2; exit 3; }; \
+	build/headroom compare $$runs
+
+test: ## everything: unit tests (also under sanitizers), report tests, guest tests
+	$(Q)$(MAKE) --no-print-directory FOR=test deps
+	$(Q)$(MAKE) --no-print-directory all
+	$(Q)$(MAKE) --no-print-directory check check-asan
+	$(Q)$(MAKE) --no-print-directory guest
+
+check: $(TESTS) ## unit tests and report tests: no root, no guest, under a minute
+	$(Q)sh tests/run.sh $(TESTS)
+	$(Q)$(PYTEST) tests/report
+
+check-asan: ## unit tests under AddressSanitizer and UBSan
+	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check-c
+
+check-c: $(TESTS)
+	$(Q)sh tests/run.sh $(TESTS)
+
+guest: all ## tests that boot guests
+	$(Q)$(PYTEST) tests/guest
+
+bench-recorder: ## what the flight recorder costs, against sadc, atop and vmstat + slabtop (ROUNDS=5)
+	$(Q)$(MAKE) --no-print-directory FOR=bench-recorder deps || echo 'make bench-recorder: going on with what is there' >&2
+	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_recorder
+	$(Q)$(PYTHON) tests/bench/bench_recorder.py --helper $B/tests/bench/bench_recorder --rounds $(ROUNDS)
+
+lint: ## formatting, static analysis, shell scripts
+	$(call say,LINT,clang-format)
+	$(Q)clang-format --dry-run -Werror $(C_FILES)
+	$(call say,LINT,cppcheck)
+# invalidFunctionArg: its posix.cfg takes the -1 of an anonymous mmap for a mistake. registry.c walks a linker section.
+	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,performance --inline-suppr --template=gcc \
+		--suppress=missingIncludeSystem --suppress=invalidFunctionArg \
+		--suppress=comparePointers:runtime/run/registry.c --std=c11 --library=gnu,posix -Iruntime -I. -j2 $(filter-out tests/%,$(filter %.c,$(C_FILES)))
+	$(call say,LINT,shellcheck)
+	$(Q)shellcheck $(SH_FILES)
+
+clean: ## remove what was built (not build/cache: kernels and images)
+	$(Q)rm -rf build/plain build/san build/headroom build/headroom-init
+
+help: ## this list
+	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
+
+$B/headroom: $(OBJS) $B/objs
+	$(call say,LD,$@)
+	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(OBJS) $(PKG_LIBS) $(LDLIBS)
+# Static, because it runs before anything is mounted.
+$B/headroom-init: runtime/guest/init.c $B/flags
+	$(call say,CC,$<)
+	@mkdir -p $(@D)
+	$(Q)$(CC) -std=gnu11 -D_GNU_SOURCE $(WARN) -Werror -Iruntime -Os -static -o $@ $<
+$B/tests/bench/%: $B/tests/bench/%.o $(LIB) $B/objs
+	$(call say,LD,$@)
+	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(PKG_LIBS) $(LDLIBS)
+$B/tests/%: $B/tests/%.o $(LIB) $B/objs
+	$(call say,LD,$@)
+	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(PKG_LIBS) -lcmocka $(LDLIBS)
+$B/%.o: %.c $B/flags
+	@mkdir -p $(@D)
+	$(call say,CC,$<)
+	$(Q)$(CC) $(ALL_CFLAGS) -c -o $@ $<
+# The two that print the version are compiled again when it changes.
+$B/runtime/main.o $B/runtime/run/run_store.o: CPPFLAGS += -DHEADROOM_VERSION='"$(VERSION)"'
+$B/runtime/main.o $B/runtime/run/run_store.o: $B/version
+$B/version: STAMP = $(VERSION)
+# Rebuild when the flags change, relink when a file is added or removed.
+$B/flags: STAMP = $(CC) $(ALL_CFLAGS)
+$B/objs:  STAMP = $(OBJS)
+$B/flags $B/objs $B/version: FORCE
+	@mkdir -p $(@D); echo '$(STAMP)' | cmp -s - $@ || echo '$(STAMP)' > $@
+-include $(OBJS:.o=.d) $(TESTS:%=%.d) $(wildcard $B/tests/bench/*.d)

@@ -1,0 +1,464 @@
+# SPDX-License-Identifier: MIT
+"""Lays arms side by side: which cells belong together, what each metric says, and what may be called a difference.
+
+A column is an arm on one machine configuration. Cells of the same column are repeats of each other; each column is
+compared with the baseline of its own configuration, so that a mitigation is never credited with a change of kernel.
+"""
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+from reports import stats
+from reports.model import Cell, Run, num, obj, seq, text
+from reports.text import one_line, plural, seconds
+
+LABEL_LENGTH = 100
+FIXED_COLOURS = ("before", "after")
+COUNT_UNITS = {"", "1", "count", "events", "kills", "lockups", "reports", "tasks"}
+SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
+# The kind of event that marks the moment of each failure.
+FAILURE_EVENTS = {
+    "panic": ("panic",),
+    "oom": ("oom-kill", "memcg-oom-kill"),
+    "hung": ("hung-task",),
+    "deadlock": ("hung-task",),
+    "lockup": ("wq-lockup", "soft-lockup", "rcu-stall"),
+    "stuck": ("deadline",),
+    "livelock": ("deadline",),
+}
+
+
+@dataclass
+class Column:
+    """The repeats of one arm on one configuration."""
+
+    key: tuple[str, ...]
+    arm: str
+    cells: list[Cell] = field(default_factory=list)
+    label: str = ""
+    baseline: "Column | None" = None
+    colour: int = 0
+
+    @property
+    def counted(self) -> list[Cell]:
+        return [cell for cell in self.cells if cell.counted]
+
+    @property
+    def verdicts(self) -> Counter[str]:
+        """Outcomes of the cells that stand; interrupted and replaced ones are listed elsewhere."""
+        return Counter(cell.verdict for cell in self.cells if not cell.interrupted and not cell.replaced_by)
+
+    @property
+    def failures(self) -> int:
+        return sum(1 for cell in self.counted if cell.verdict != "ok")
+
+    @property
+    def shown(self) -> Cell | None:
+        """The cell that stands for the column where only one can be shown: its first counted, else its first."""
+        return next(iter(self.counted or self.cells), None)
+
+
+@dataclass
+class Figure:
+    """One metric of one column, and how it compares with the baseline column."""
+
+    kind: str  # number, count, flag
+    values: list[float | bool] = field(default_factory=list)
+    of: int = 0  # counted cells, measured or not
+    unfinished: int = 0  # cells that rank behind every time to finish
+    bound: str = ""  # "at least" or "at most": a cell that died may have gone further after its last sample
+    median: float | None = None  # inf: most cells did not finish
+    interval: tuple[float, float] | None = None
+    ratio: float | None = None
+    direction: str = ""  # better, worse, changed, same
+    p: float | None = None
+    test: str = ""
+
+    @property
+    def ranks(self) -> list[float]:
+        """All that can be ranked: measured values, and "never" for each cell that did not finish."""
+        return [float(value) for value in self.values] + [math.inf] * self.unfinished
+
+    @property
+    def complete(self) -> bool:
+        """Whether every counted cell has its say; a test over the survivors only would be a lie."""
+        return len(self.values) + self.unfinished == self.of
+
+    @property
+    def significant(self) -> bool:
+        return self.p is not None and self.p < stats.ALPHA
+
+
+@dataclass
+class Metric:
+    name: str
+    label: str
+    unit: str
+    better: str
+    figures: list[Figure] = field(default_factory=list)
+
+
+@dataclass
+class Comparison:
+    runs: list[Run]
+    columns: list[Column]
+    metrics: list[Metric]
+    problems: list[str]
+
+    @property
+    def cells(self) -> list[Cell]:
+        return [cell for run in self.runs for cell in run.cells]
+
+    @property
+    def scenarios(self) -> list[str]:
+        return list(dict.fromkeys(column.key[0] for column in self.columns))
+
+    @property
+    def tests(self) -> int:
+        return sum(1 for metric in self.metrics for figure in metric.figures if figure.p is not None)
+
+
+def distinct(values: list[Any]) -> list[Any]:
+    """The values without repetition, in order of first appearance."""
+    return list(dict.fromkeys(values))
+
+
+def plain(value: object) -> str:
+    """A scalar of the record as text; nothing for what is absent."""
+    if value is None or isinstance(value, (dict, list)):
+        return ""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return str(value)
+
+
+def flat_options(cell: Cell) -> dict[str, str]:
+    """`snapshot-cow.snapshots` -> `8`."""
+    return {
+        f"{section}.{name}": plain(value)
+        for section, options in cell.section("options").items()
+        for name, value in obj(options).items()
+    }
+
+
+def _key(cell: Cell) -> tuple[str, ...]:
+    machine = cell.section("machine")
+    options = ", ".join(f"{name}={value}" for name, value in sorted(flat_options(cell).items()))
+    memory, cpus = plain(machine.get("memory_mib")), plain(machine.get("cpus"))
+    return (
+        cell.scenario,
+        plain(machine.get("kernel")),
+        plain(machine.get("where")),
+        plain(machine.get("accel")),
+        f"{memory} MiB" if memory else "",
+        plural(int(cpus), "CPU") if cpus.isdigit() and len(cpus) < 6 else cpus,
+        options,
+    )
+
+
+def _arm_order(runs: list[Run]) -> list[str]:
+    """The unmitigated arm is the baseline wherever there is one; the others follow as they were asked for or met."""
+    asked = [arm for run in runs for arm in seq(run.section("options").get("arms")) if isinstance(arm, str)]
+    met = distinct([cell.arm for run in runs for cell in run.cells])
+    rest = sorted((arm for arm in met if arm not in asked), key=lambda arm: arm == "after")
+    ordered = [arm for arm in distinct(asked + rest) if arm in met]
+    return sorted(ordered, key=lambda arm: arm != "before")
+
+
+def _options_label(column: Column, columns: list[Column]) -> str:
+    """Those options alone in which configurations of one arm differ."""
+    peers = [flat_options(other.cells[0]) for other in columns]
+    own = flat_options(column.cells[0])
+    return ", ".join(
+        f"{name}={own.get(name, 'unset')}"
+        for name in sorted(own.keys() | set().union(*peers))
+        if len({peer.get(name) for peer in peers}) > 1
+    )
+
+
+def _label(columns: list[Column]) -> None:
+    """A column is named by its arm and by whatever else tells it from the others."""
+    varying = [index for index in range(6) if len({column.key[index] for column in columns}) > 1]
+    for column in columns:
+        twins = [other for other in columns if other.arm == column.arm and other.key[:6] == column.key[:6]]
+        parts = ([column.key[index] for index in varying if column.key[index]] or ["unknown"] * bool(varying)) + [
+            column.arm
+        ]
+        if len(twins) > 1:
+            parts.append(_options_label(column, twins))
+        column.label = one_line(" \N{MIDDLE DOT} ".join(parts), LABEL_LENGTH)
+    for index, column in enumerate(columns):
+        same = sum(other.label == column.label for other in columns[:index])
+        # A label stands for its column in every output, so no two may be the same.
+        if same:
+            column.label += f" ({same + 1})"
+
+
+def _set_baselines(columns: list[Column]) -> None:
+    """The first arm of the same configuration; where every configuration has one arm only, the very first column."""
+    groups: dict[tuple[str, ...], list[Column]] = {}
+    for column in columns:
+        groups.setdefault(column.key, []).append(column)
+    alone = all(len(group) == 1 for group in groups.values())
+    for group in groups.values():
+        for column in group:
+            first = columns[0] if alone else group[0]
+            column.baseline = None if column is first else first
+
+
+def _set_colours(columns: list[Column]) -> None:
+    """`before` and `after` look the same in every report; the others take the colours that are left."""
+    fixed: dict[int, Column] = {}
+    for colour, arm in enumerate(FIXED_COLOURS):
+        found = next((column for column in columns if column.arm == arm), None)
+        if found:
+            fixed[colour] = found
+    free = (colour for colour in count() if colour not in fixed and (colour >= len(FIXED_COLOURS) or not fixed))
+    for column in columns:
+        column.colour = next((colour for colour, other in fixed.items() if other is column), -1)
+        if column.colour < 0:
+            column.colour = next(free)
+
+
+def make_columns(runs: list[Run]) -> list[Column]:
+    """Sorts all cells into columns, configurations in order of appearance, arms in the order asked for."""
+    columns: dict[tuple[tuple[str, ...], str], Column] = {}
+    for number, run in enumerate(runs, 1):
+        run.number = number
+        for cell in run.cells:
+            key = _key(cell)
+            columns.setdefault((key, cell.arm), Column(key, cell.arm)).cells.append(cell)
+    keys, arms = distinct([column.key for column in columns.values()]), _arm_order(runs)
+    ordered = sorted(columns.values(), key=lambda column: (keys.index(column.key), arms.index(column.arm)))
+    _label(ordered)
+    _set_baselines(ordered)
+    _set_colours(ordered)
+    return ordered
+
+
+def _flat_metrics(cell: Cell) -> dict[str, float | bool | None]:
+    """Metrics with objects taken apart: `cache_peak_kib.kcopyd_job`."""
+    flat: dict[str, float | bool | None] = {}
+    for name, value in cell.section("metrics").items():
+        parts = {f"{name}.{part}": inner for part, inner in value.items()} if isinstance(value, dict) else {name: value}
+        for part, inner in parts.items():
+            flat[part] = inner if isinstance(inner, bool) else num(inner)
+    return flat
+
+
+def _infer_unit(name: str) -> str:
+    """By the suffix that the record promises, where `units` is silent."""
+    return SUFFIX_UNITS.get(name.rpartition("_")[2], "") if "_" in name else ""
+
+
+def _describe(name: str, cells: list[Cell]) -> Metric:
+    """Label, unit and direction from the first cell that describes the metric."""
+    whole, _, part = name.partition(".")
+    unit: dict[str, Any] = {}
+    for cell in cells:
+        units = cell.section("units")
+        unit = obj(units.get(name)) or obj(units.get(whole))
+        if unit:
+            break
+    label = text(unit.get("label")) or whole.replace("_", " ")
+    return Metric(
+        name,
+        f"{label}: {part}" if part else label,
+        text(unit.get("unit")) or _infer_unit(whole),
+        text(unit.get("better")) or "none",
+    )
+
+
+def is_time_to_finish(metric: Metric) -> bool:
+    """A time that means something only for a cell which came to its end."""
+    return metric.name.startswith("elapsed") or "to finish" in metric.label.lower()
+
+
+def _bound(name: str) -> str:
+    """What a death makes of an extreme."""
+    words = set(name.partition(".")[0].split("_"))
+    return "at least" if words & {"peak", "max"} else "at most" if "min" in words else ""
+
+
+def _figure(metric: Metric, column: Column, flats: dict[int, dict[str, float | bool | None]], kind: str) -> Figure:
+    figure = Figure(kind, of=len(column.counted))
+    for cell in column.counted:
+        value = flats[id(cell)].get(metric.name)
+        if is_time_to_finish(metric) and not cell.finished:
+            figure.unfinished += 1
+        elif value is not None and isinstance(value, bool) == (kind == "flag"):
+            figure.values.append(value)
+            figure.bound = figure.bound or ("" if cell.finished else _bound(metric.name))
+    if kind == "flag":
+        figure.median = sum(figure.values) / len(figure.values) if figure.values else None
+    elif figure.ranks:
+        figure.median = stats.median(figure.ranks)
+        figure.interval = stats.bootstrap_interval(figure.ranks) if figure.complete else None
+    return figure
+
+
+def _kind(metric: Metric, values: list[float | bool]) -> str:
+    if values and all(isinstance(value, bool) for value in values):
+        return "flag"
+    whole = all(value >= 0 and float(value).is_integer() for value in values)
+    return "count" if whole and metric.unit.lower() in COUNT_UNITS else "number"
+
+
+def _direction(better: str, old: float, new: float) -> str:
+    if old == new:
+        return "same"
+    if better not in ("less", "more"):
+        return "changed"
+    return "better" if (new < old) == (better == "less") else "worse"
+
+
+def _compare(metric: Metric, old: Figure, new: Figure) -> None:
+    """Fills in what `new` is, seen from `old`."""
+    if old.median is None or new.median is None:
+        return
+    new.direction = _direction(metric.better, old.median, new.median)
+    if new.kind != "flag" and old.median > 0 and math.isfinite(old.median) and math.isfinite(new.median):
+        new.ratio = new.median / old.median
+    if not (old.complete and new.complete):
+        return
+    tests: dict[str, Callable[..., tuple[float, str] | None]] = {
+        "flag": stats.compare_flags,
+        "count": stats.compare_counts,
+        "number": stats.compare_numbers,
+    }
+    result = tests[new.kind](
+        old.values if new.kind == "flag" else old.ranks, new.values if new.kind == "flag" else new.ranks
+    )
+    if result:
+        new.p, new.test = result
+
+
+def make_metrics(columns: list[Column]) -> list[Metric]:
+    """One metric a row, in the order in which the record describes them."""
+    cells = [cell for column in columns for cell in column.cells]
+    flats = {id(cell): _flat_metrics(cell) for cell in cells}
+    # The cell that measured most knows the order best; one that died early describes less.
+    fullest = sorted(cells, key=lambda cell: -len(cell.section("units")))
+    described = distinct([name for cell in fullest for name in cell.section("units")])
+    names = distinct([name for flat in flats.values() for name in flat])
+    first = {name: index for index, name in enumerate(described)}
+    names.sort(key=lambda name: first.get(name, first.get(name.partition(".")[0], len(first))))
+    metrics = []
+    for name in names:
+        metric = _describe(name, cells)
+        values = [value for flat in flats.values() if (value := flat.get(name)) is not None]
+        kind = _kind(metric, values)
+        metric.figures = [_figure(metric, column, flats, kind) for column in columns]
+        for column, figure in zip(columns, metric.figures):
+            if column.baseline:
+                _compare(metric, metric.figures[columns.index(column.baseline)], figure)
+        metrics.append(metric)
+    return metrics
+
+
+def compare(runs: list[Run], problems: list[str]) -> Comparison:
+    """The whole comparison."""
+    columns = make_columns(runs)
+    return Comparison(runs, columns, make_metrics(columns), problems)
+
+
+def verdict_test(column: Column) -> tuple[float, str] | None:
+    """Whether the column fails more or less often than its baseline."""
+    if column.baseline is None:
+        return None
+    outcomes = [[cell.verdict != "ok" for cell in side.counted] for side in (column.baseline, column)]
+    return stats.compare_flags(*outcomes)
+
+
+def failure_time(cell: Cell) -> float | None:
+    """When the failure that gave the verdict happened, if the log has it."""
+    kinds = FAILURE_EVENTS.get(cell.verdict, ())
+    times = [event.t for event in cell.events if event.kind in kinds]
+    if not times and cell.verdict == "oom":
+        times = [t for victim in cell.victims() if (t := num(victim.get("t"))) is not None]
+    return min(times) if times else cell.metric("elapsed_s")
+
+
+def _cell_words(cell: Cell) -> str:
+    """One cell's outcome: "panic after 9.1 s (3 OOM kills)"."""
+    if cell.verdict in ("skipped", "broken"):
+        return f"{cell.verdict} ({cell.reason})" if cell.reason else cell.verdict
+    elapsed, verified = cell.metric("elapsed_s"), cell.section("metrics").get("data_verified")
+    data = (
+        {True: ", data verified", False: ", data NOT verified"}.get(verified, "") if isinstance(verified, bool) else ""
+    )
+    if cell.verdict == "ok":
+        return "ok" + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
+    kills = cell.metric("oom_kills")
+    extra = f" ({plural(int(kills), 'OOM kill')})" if kills else ""
+    when = failure_time(cell)
+    return cell.verdict + (f" after {seconds(when)}" if when is not None else "") + extra
+
+
+def verdict_words(column: Column) -> str:
+    """`3 of 4 panic, 1 of 4 oom`; for a single cell the plain verdict."""
+    total = sum(column.verdicts.values())
+    if total == 1:
+        return next(iter(column.verdicts))
+    return ", ".join(f"{n} of {total} {verdict}" for verdict, n in column.verdicts.most_common()) or "no outcome"
+
+
+def _column_words(column: Column) -> str:
+    standing = [cell for cell in column.cells if not cell.interrupted and not cell.replaced_by]
+    if len(standing) == 1:
+        return _cell_words(standing[0])
+    finished = [t for cell in column.counted if cell.verdict == "ok" and (t := cell.metric("elapsed_s")) is not None]
+    failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_time(cell)) is not None]
+    parts = [verdict_words(column)]
+    if failed:
+        parts.append(f"failing after {seconds(stats.median(failed))} (median)")
+    if finished and not failed:
+        parts.append(f"in {seconds(stats.median(finished))} (median)")
+    return ", ".join(parts)
+
+
+def summary(comparison: Comparison) -> list[str]:
+    """One line a configuration, in words; of many arms only the ends are told in full."""
+    lines = []
+    for key in distinct([column.key for column in comparison.columns]):
+        columns = [column for column in comparison.columns if column.key == key]
+        told = columns if len(columns) <= 4 else [columns[0], columns[-1]]
+        parts = [f"{column.arm} = {_column_words(column)}" for column in told]
+        rest = [column for column in columns if column not in told]
+        if rest:
+            counts = sum((column.verdicts for column in rest), Counter())
+            parts.append(
+                f"{len(rest)} other arms: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
+            )
+        where = f" on {key[1]}" if key[1] else ""
+        lines.append(f"{key[0] or 'unknown scenario'}{where}: " + "; ".join(parts))
+    return lines
+
+
+def repeat_words(column: Column, cell: Cell) -> str:
+    """What tells a cell from the others of its column; a replaced one has the number of its replacement."""
+    number = f" #{cell.repeat}" if len(column.cells) > 1 else ""
+    if any(other.run is not cell.run for other in column.cells):
+        number = f" run {cell.run.number}{number}"
+    return number + (" (interrupted)" if cell.interrupted else " (replaced)" if cell.replaced_by else "")
+
+
+def expectation(column: Column) -> tuple[str, bool] | None:
+    """What run.json expects of the arm, and whether every counted cell met it."""
+    for cell in column.cells:
+        wanted = [verdict for verdict in seq(cell.run.section("expect").get(column.arm)) if isinstance(verdict, str)]
+        if wanted and column.counted:
+            return " or ".join(wanted), all(other.verdict in wanted for other in column.counted)
+    return None
+
+
+def mixed_settings(column: Column) -> list[str]:
+    """Settings that are not the same in all repeats of a column, which then are not repeats of one thing."""
+    settings = [cell.section("settings") for cell in column.counted]
+    names = distinct([name for one in settings for name in one])
+    return [name for name in names if len({plain(one.get(name)) for one in settings}) > 1]

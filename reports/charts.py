@@ -1,0 +1,707 @@
+# SPDX-License-Identifier: MIT
+"""The two figures of the report as plotly.js specifications: plain dictionaries, without the Python binding's classes.
+
+Colours are tokens ("@arm0", "@ink"): the page puts in those of the reader's scheme. Texts from records go through
+`label`, because plotly reads a small HTML of its own in hover labels.
+"""
+from __future__ import annotations
+
+import html
+import math
+from collections import Counter
+from dataclasses import dataclass, field
+from statistics import median
+from textwrap import wrap
+from typing import Any
+
+from reports.analysis import Column, Comparison, distinct, repeat_words
+from reports.model import Cell, Event, Series, num, obj, seq, text
+from reports.text import number, one_line, plural, seconds
+
+# Every arm has one colour in the whole report. The first ones follow Okabe and Ito's set, which readers with any colour
+# vision can tell apart, a little darker for paper and a little lighter for dark screens.
+LIGHT = ("#c8500a", "#0a6fb4", "#00875f", "#b3589a", "#8a6d00", "#5a5f66", "#6b4fb3", "#7a2e00", "#2e9bd6", "#003a63")
+DARK = ("#f08a45", "#5fb3ee", "#35c79a", "#e093c4", "#d9b93b", "#aab2bc", "#b7a0f0", "#d0764a", "#9ad6f7", "#86a8e0")
+
+MAX_POINTS = 3000  # a trace; more than a screen has columns
+MAX_MARKERS = 300  # a cell and kind
+MAX_GUIDES = 16  # vertical lines through all panels
+MAX_LANES = 40
+MAX_CACHE_PANELS = 4
+HOVER_COLUMNS = 62
+NEIGHBOURS = 6  # other events named in a hover label
+TOP_CACHES = 12
+BAR_ARMS = 6
+GAP_S = 1.0
+RATE_WINDOW_S = 0.5
+
+LANE_PX, PANEL_PX, SPACE_PX, TOP_PX, BOTTOM_PX = 40, 128, 40, 36, 46
+SMALL_LANE_PX, MANY_LANES = 24, 8
+
+
+@dataclass
+class Kind:
+    """How a kind of event is drawn: marker, height within its lane, and whether it goes through all panels."""
+
+    name: str
+    symbol: str
+    offset: float = 0.0
+    guide: bool = False
+
+
+KINDS = {
+    "oom-kill": Kind("OOM kill", "x", 0.3, True),
+    "memcg-oom-kill": Kind("memcg OOM kill", "x-open", 0.3, True),
+    "panic": Kind("panic", "star", -0.05, True),
+    "bug": Kind("BUG", "hexagon", -0.05, True),
+    "oops": Kind("oops", "hexagon", -0.05, True),
+    "hung-task": Kind("hung task", "square", 0.0, True),
+    "wq-lockup": Kind("workqueue lockup", "diamond", 0.0, True),
+    "soft-lockup": Kind("soft lockup", "diamond-tall", 0.0, True),
+    "rcu-stall": Kind("RCU stall", "triangle-up", 0.0, True),
+    "alloc-failure": Kind("allocation failure", "triangle-down", 0.0),
+    "offline-failure": Kind("offline failure", "triangle-left", 0.0),
+    "warn": Kind("warning", "circle-open", 0.0),
+    "kmsg-lost": Kind("kernel log lost", "asterisk-open", 0.0),
+    "deadline": Kind("deadline", "bowtie", 0.0, True),
+    "snapshot-overflow": Kind("snapshot overflow", "cross", 0.0),
+    "phase": Kind("phase", "line-ns-open", -0.32),
+    "offline": Kind("block offline", "triangle-right", 0.0),
+    "online": Kind("block online", "circle", 0.0),
+}
+
+
+@dataclass
+class Panel:
+    """One strip of the stacked figure."""
+
+    title: str
+    series: list[tuple[Column, Cell, Series, str, str]] = field(default_factory=list)  # the last two: dash, note
+    log: bool = False
+    unit: str = ""
+
+
+def label(value: object, limit: int = 110) -> str:
+    """Text of a record for plotly: one short line, its markup inert, its template marks broken."""
+    return html.escape(one_line(value, limit), quote=False).replace("%{", "%\N{WORD JOINER}{")
+
+
+def token(column: Column) -> str:
+    return f"@arm{column.colour % len(LIGHT)}"
+
+
+def theme(palette: tuple[str, ...], dark: bool) -> dict[str, str]:
+    """What the colour tokens mean in one scheme."""
+    names = {f"@arm{index}": colour for index, colour in enumerate(palette)}
+    greys = (
+        ("#d7dbe0", "#9aa3ad", "#2c323a", "#171b20", "#232930")
+        if dark
+        else ("#1d2329", "#5c6670", "#e3e6ea", "#ffffff", "#ffffff")
+    )
+    return names | dict(zip(("@ink", "@soft", "@grid", "@paper", "@hover"), greys))
+
+
+def _step(times: list[float]) -> float:
+    steps = [b - a for a, b in zip(times, times[1:]) if b > a]
+    return median(steps) if steps else GAP_S
+
+
+def split_at_gaps(series: Series) -> list[list[tuple[float, float]]]:
+    """Stretches without a hole: nobody knows what happened between two samples that lie far apart."""
+    points = sorted(zip(series.t, series.v))
+    longest = max(GAP_S, 2.5 * _step([t for t, _ in points]))
+    stretches: list[list[tuple[float, float]]] = []
+    for point in points:
+        if not stretches or point[0] - stretches[-1][-1][0] > longest:
+            stretches.append([])
+        stretches[-1].append(point)
+    return stretches
+
+
+def thin(points: list[tuple[float, float]], limit: int) -> list[tuple[float, float]]:
+    """At most about `limit` points; each bucket keeps its lowest and its highest, so that no peak is lost."""
+    if len(points) <= limit:
+        return points
+    size = math.ceil(len(points) / max(1, limit // 2))
+    kept = []
+    for start in range(0, len(points), size):
+        bucket = points[start : start + size]
+        ends = {bucket.index(min(bucket, key=lambda p: p[1])), bucket.index(max(bucket, key=lambda p: p[1]))}
+        kept += [bucket[index] for index in sorted(ends)]
+    return kept
+
+
+def line(series: Series) -> tuple[list[float], list[float | None]]:
+    """x and y with a null in every gap."""
+    stretches = split_at_gaps(series)
+    total = max(1, len(series))
+    x: list[float] = []
+    y: list[float | None] = []
+    for stretch in stretches:
+        if x:
+            x.append(x[-1])
+            y.append(None)
+        for t, value in thin(stretch, max(2, MAX_POINTS * len(stretch) // total)):
+            x.append(round(t, 3))
+            y.append(float(f"{value:.5g}"))
+    return x, y
+
+
+def rate(counter: Series, factor: float, ceiling: float = math.inf) -> Series:
+    """Growth of a counter a second, over half a second or more; where it steps back it was reset: nothing is known."""
+    result = Series()
+    since: tuple[float, float] | None = None
+    for t, value in sorted(zip(counter.t, counter.v)):
+        if since is None or value < since[1] or t - since[0] > max(GAP_S, 4 * RATE_WINDOW_S):
+            since = (t, value)
+        elif t - since[0] >= RATE_WINDOW_S - 0.01:
+            result.add(t, min(ceiling, (value - since[1]) / (t - since[0]) * factor))
+            since = (t, value)
+    return result
+
+
+def scaled(series: Series, factor: float, positive: bool = False) -> Series:
+    """The series in another unit; a log axis can only show what is above zero."""
+    result = Series()
+    for t, value in zip(series.t, series.v):
+        if not positive or value > 0:
+            result.add(t, value * factor)
+    return result
+
+
+def _pressure(cell: Cell, which: str) -> Series:
+    """Percent of the time stalled: from the exact counter where the kernel has it, else the ten-second average."""
+    exact = cell.samples.series.get(f"psi_{which}_us", Series())
+    if len(exact) > 1:
+        return rate(exact, 100 / 1e6, 100.0)
+    return cell.samples.series.get(f"psi_{which}_avg10", Series())
+
+
+def scratch_disk(cells: list[Cell]) -> str:
+    """The disk that was written most; stacked devices are left out, they count the same bytes again."""
+    written: Counter[str] = Counter()
+    for cell in cells:
+        for disk, series in cell.samples.disks.items():
+            if not disk.startswith(("dm-", "loop", "md")) and len(series):
+                written[disk] += max(series.v) - min(series.v)
+    return written.most_common(1)[0][0] if written else ""
+
+
+def _placed(comparison: Comparison) -> list[tuple[Column, Cell]]:
+    return [(column, cell) for column in comparison.columns for cell in column.cells]
+
+
+def panels(comparison: Comparison) -> list[Panel]:
+    """The strips that have something to show."""
+    cells = _placed(comparison)
+    caches = distinct([name for _, cell in cells for name in cell.samples.series if name.startswith("cache:")])
+    disk = scratch_disk([cell for _, cell in cells])
+
+    def panel(title: str, unit: str, make: Any, log: bool = False, dash: str = "solid", note: str = "") -> Panel:
+        return Panel(
+            title, [(column, cell, made, dash, note) for column, cell in cells if len(made := make(cell))], log, unit
+        )
+
+    def get(cell: Cell, name: str) -> Series:
+        return cell.samples.series.get(name, Series())
+
+    strips = [
+        panel(f"{label(name[6:], 40)}: slab held, MiB", "MiB", lambda cell, n=name: scaled(get(cell, n), 1 / 1024))
+        for name in caches[:MAX_CACHE_PANELS]
+    ]
+    strips += [
+        panel(f"{title}, MiB", "MiB", lambda cell, n=name: scaled(get(cell, n), 1 / 1024))
+        for name, title in (("SUnreclaim", "Unreclaimable slab (SUnreclaim)"), ("MemAvailable", "MemAvailable"))
+    ]
+    strips.append(
+        panel("Workqueue canary delay, ms (log)", "ms", lambda cell: scaled(get(cell, "canary_ms"), 1, True), True)
+    )
+    pressure = panel(
+        "Memory pressure (PSI), % of time stalled: full solid, some dotted",
+        "%",
+        lambda cell: _pressure(cell, "full"),
+        note="full",
+    )
+    pressure.series += panel("", "%", lambda cell: _pressure(cell, "some"), dash="dot", note="some").series
+    strips.append(pressure)
+    if disk:
+        strips.append(
+            panel(
+                f"Written to {label(disk, 40)}, MiB/s",
+                "MiB/s",
+                lambda cell: rate(cell.samples.disks.get(disk, Series()), 512 / 2**20),
+            )
+        )
+    return [strip for strip in strips if strip.series]
+
+
+def who(cell: Cell, column: Column) -> str:
+    """Column and, where there are several, the repeat."""
+    return label(column.label, 60) + repeat_words(column, cell)
+
+
+def event_words(event: Event) -> list[str]:
+    """What a reader wants to know of an event, in lines: whom, how long, why."""
+    fields = event.fields
+    lines = []
+    victim = obj(fields.get("victim"))
+    if victim:
+        pid = num(victim.get("pid"))
+        place = ", ".join(text(victim.get(name)) for name in ("role", "cgroup") if text(victim.get(name)))
+        lines.append(
+            f"victim {text(victim.get('comm')) or '?'}"
+            + (f" (pid {pid:.0f})" if pid is not None else "")
+            + (f", {place}" if place else "")
+        )
+    for name, words in (
+        ("task", "task {}"),
+        ("pool", "pool {}"),
+        ("constraint", "constraint {}"),
+        ("trigger", "triggered by {}"),
+        ("name", "{}"),
+        ("role", "role {}"),
+        ("reason", "{}"),
+    ):
+        if text(fields.get(name)):
+            lines.append(words.format(text(fields[name])))
+    for name, words in (
+        ("seconds", "for {} s"),
+        ("in_flight", "{} in flight"),
+        ("pending", "{} pending"),
+        ("lost", "{} records lost"),
+    ):
+        value = num(fields.get(name))
+        if value is not None:
+            lines.append(words.format(number(value)))
+    return lines
+
+
+def event_name(event: Event) -> str:
+    return KINDS[event.kind].name if event.kind in KINDS else event.kind
+
+
+def _brief(event: Event) -> str:
+    words = event_words(event)
+    return f"{seconds(event.t)} {event_name(event)}" + (f": {words[0]}" if words else "")
+
+
+def _wrapped(words: str) -> list[str]:
+    """In lines short enough for the label to find room beside its mark instead of on top of it."""
+    return [label(piece) for piece in wrap(one_line(words, 3 * HOVER_COLUMNS), HOVER_COLUMNS)]
+
+
+def hover(event: Event, near: list[Event], place: str) -> str:
+    """Label of one marker, and of its neighbours: where markers lie on top of each other only one can be reached."""
+    raw = event.raw.split("\n", 1)[0]
+    lines = [f"<b>{label(event_name(event))}</b> at {seconds(event.t)}", place]
+    lines += [piece for words in event_words(event) for piece in _wrapped(words)] + [
+        f"<i>{piece}</i>" for piece in _wrapped(raw)
+    ]
+    if near:
+        lines.append(f"<br>and {len(near)} more close by:")
+        lines += [label(_brief(other), HOVER_COLUMNS) for other in near[:NEIGHBOURS]]
+        lines += ["\N{HORIZONTAL ELLIPSIS}"] if len(near) > NEIGHBOURS else []
+    return "<br>".join(lines)
+
+
+def _lane_cells(comparison: Comparison) -> list[tuple[Column, Cell]]:
+    return _placed(comparison)[:MAX_LANES]
+
+
+def _phases(cell: Cell) -> list[Event]:
+    """Phases of the cell as events; the log repeats them, so only one source is used."""
+    listed = [
+        Event(t, "phase", "", {"name": text(phase.get("name"))})
+        for phase in map(obj, seq(cell.data.get("phases")))
+        if (t := num(phase.get("t"))) is not None
+    ]
+    return listed or [event for event in cell.events if event.kind == "phase"]
+
+
+def drawn_events(cell: Cell) -> list[Event]:
+    """What gets a marker, no more than a browser can bear."""
+    counts: Counter[str] = Counter()
+    kept = []
+    for event in sorted(
+        _phases(cell) + [e for e in cell.events if e.kind in KINDS and e.kind != "phase"], key=lambda e: e.t
+    ):
+        counts[event.kind] += 1
+        if counts[event.kind] <= MAX_MARKERS:
+            kept.append(event)
+    return kept
+
+
+def _time_range(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> tuple[float, float]:
+    times = [t for _, cell in lanes for series in cell.samples.series.values() for t in (min(series.t), max(series.t))]
+    times += [event.t for _, cell in lanes for event in drawn_events(cell)]
+    return (min(times), max(times)) if times else (0.0, 1.0)
+
+
+def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, Any]]:
+    """One trace a cell and kind, so that colour is the arm and shape the kind."""
+    traces = []
+    for lane, (column, cell) in enumerate(lanes):
+        events = drawn_events(cell)
+        for kind in distinct([event.kind for event in events]):
+            own = [event for event in events if event.kind == kind]
+            near = [
+                [o for o in events if o is not e and o.kind != "phase" and abs(o.t - e.t) <= span / 120]
+                if kind != "phase"
+                else []
+                for e in own
+            ]
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "markers",
+                    "x": [round(event.t, 3) for event in own],
+                    "y": [KINDS[kind].offset - lane] * len(own),
+                    "yaxis": "y",
+                    "showlegend": False,
+                    "hoverinfo": "text",
+                    "text": [hover(event, others, who(cell, column)) for event, others in zip(own, near)],
+                    "legendgroup": column.label,
+                    "meta": {"kind": kind, "cell": lane},
+                    "marker": {
+                        "symbol": KINDS[kind].symbol,
+                        "size": 11 if kind == "phase" else 10,
+                        "color": token(column),
+                        "line": {"width": 1.5, "color": token(column)},
+                    },
+                }
+            )
+    return traces
+
+
+def _legend(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
+    """Arms by colour, then kinds of events by shape."""
+    nothing = {"type": "scatter", "x": [None], "y": [None], "yaxis": "y", "hoverinfo": "skip"}
+    entries = [
+        nothing
+        | {
+            "mode": "lines",
+            "name": label(column.label, 60),
+            "legendgroup": column.label,
+            "line": {"color": token(column), "width": 3},
+        }
+        for column in comparison.columns
+    ]
+    met = {event.kind for _, cell in lanes for event in drawn_events(cell)}
+    return entries + [
+        nothing
+        | {
+            "mode": "markers",
+            "name": kind.name,
+            "legendgroup": f"kind {name}",
+            "marker": {"symbol": kind.symbol, "size": 9, "color": "@soft", "line": {"width": 1.5, "color": "@soft"}},
+        }
+        for name, kind in KINDS.items()
+        if name in met
+    ]
+
+
+def _lines(strips: list[Panel]) -> list[dict[str, Any]]:
+    traces = []
+    for row, strip in enumerate(strips):
+        for column, cell, series, dash, note in strip.series:
+            x, y = line(series)
+            place, unit = who(cell, column), f"{strip.unit} {note}".rstrip()
+            traces.append(
+                {
+                    "type": "scatter",
+                    "mode": "lines+markers" if len(x) == 1 else "lines",
+                    "x": x,
+                    "y": y,
+                    "yaxis": f"y{row + 2}",
+                    "name": place,
+                    "legendgroup": column.label,
+                    "showlegend": False,
+                    "connectgaps": False,
+                    "line": {"color": token(column), "dash": dash, "width": 1.1 if len(column.cells) > 1 else 1.8},
+                    "opacity": 0.75 if len(column.cells) > 1 else 1.0,
+                    "hovertemplate": f"%{{y:.3~f}} {unit} at %{{x:.2f}} s<extra>{place}</extra>",
+                }
+            )
+    return traces
+
+
+def _guides(lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
+    """Thin lines that carry a kill or a lockup down to the curves; of many, the first of each cell."""
+    severe = [
+        (token(column), [event for event in drawn_events(cell) if KINDS[event.kind].guide]) for column, cell in lanes
+    ]
+    if sum(len(events) for _, events in severe) > MAX_GUIDES:
+        severe = [(colour, events[:1]) for colour, events in severe]
+    moments = distinct([(colour, round(event.t, 2)) for colour, events in severe for event in events])
+    return [
+        {
+            "type": "line",
+            "xref": "x",
+            "yref": "paper",
+            "x0": t,
+            "x1": t,
+            "y0": 0,
+            "y1": 1,
+            "layer": "below",
+            "opacity": 0.45,
+            "line": {"color": colour, "width": 1, "dash": "dot"},
+        }
+        for colour, t in moments
+    ]
+
+
+def _separators(lanes: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "type": "line",
+            "xref": "paper",
+            "yref": "y",
+            "x0": 0,
+            "x1": 1,
+            "y0": 0.5 - edge,
+            "y1": 0.5 - edge,
+            "layer": "below",
+            "line": {"color": "@grid", "width": 1},
+        }
+        for edge in range(lanes + 1)
+    ]
+
+
+def _axis(**more: Any) -> dict[str, Any]:
+    return {
+        "gridcolor": "@grid",
+        "zeroline": False,
+        "linecolor": "@grid",
+        "tickcolor": "@grid",
+        "fixedrange": True,
+        "tickfont": {"size": 11, "color": "@soft"},
+        "automargin": False,
+    } | more
+
+
+def _decades(strip: Panel) -> dict[str, Any]:
+    """A log axis over whole decades: with one label on it nobody can read a value."""
+    values = [value for _, _, series, _, _ in strip.series for value in series.v]
+    low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
+    return {
+        "type": "log",
+        "dtick": max(1, math.ceil((high - low) / 5)),
+        "exponentformat": "none",
+        "range": [low, max(high, low + 1)],
+    }
+
+
+def _phase_names(lanes: list[tuple[Column, Cell]], low: float, high: float) -> list[dict[str, Any]]:
+    """The names beside the marks, where there is room for them."""
+    if len(lanes) > MANY_LANES:
+        return []
+    notes = []
+    for lane, (_, cell) in enumerate(lanes):
+        marks = _phases(cell)
+        for mark, following in zip(marks, [*marks[1:], None]):
+            words = label(text(mark.fields.get("name")), 16)
+            width = (high - low) * 0.012 * len(words)
+            at_edge = high - mark.t < width
+            if following is None or following.t - mark.t > width:
+                notes.append(
+                    {
+                        "text": words,
+                        "x": mark.t,
+                        "y": KINDS["phase"].offset - lane,
+                        "xref": "x",
+                        "yref": "y",
+                        "xanchor": "right" if at_edge else "left",
+                        "xshift": -2 if at_edge else 2,
+                        "showarrow": False,
+                        "font": {"size": 10, "color": "@soft"},
+                    }
+                )
+    return notes
+
+
+def _title(words: str, top: float) -> dict[str, Any]:
+    return {
+        "text": f"<b>{words}</b>",
+        "xref": "paper",
+        "yref": "paper",
+        "x": 0,
+        "y": top,
+        "xanchor": "left",
+        "yanchor": "bottom",
+        "yshift": 3,
+        "showarrow": False,
+        "font": {"size": 12, "color": "@ink"},
+    }
+
+
+def _layout(height: float, margin_left: int) -> dict[str, Any]:
+    return {
+        "height": height,
+        "margin": {"l": margin_left, "r": 14, "t": TOP_PX, "b": BOTTOM_PX},
+        "autosize": True,
+        "paper_bgcolor": "@paper",
+        "plot_bgcolor": "@paper",
+        "hovermode": "closest",
+        "hoverdistance": 16,
+        "font": {"family": "system-ui, sans-serif", "size": 12, "color": "@ink"},
+        "hoverlabel": {
+            "align": "left",
+            "bgcolor": "@hover",
+            "bordercolor": "@soft",
+            "namelength": -1,
+            "font": {"family": "system-ui, sans-serif", "size": 12, "color": "@ink"},
+        },
+    }
+
+
+def _lane_label(cell: Cell, column: Column) -> str:
+    return label(column.label, 28) + repeat_words(column, cell)
+
+
+def timeline(comparison: Comparison) -> dict[str, Any] | None:
+    """All arms over one time axis: events in lanes on top, then a strip for each figure."""
+    lanes, strips = _lane_cells(comparison), panels(comparison)
+    if not strips and not any(drawn_events(cell) for _, cell in lanes):
+        return None
+    lane_px = LANE_PX if len(lanes) <= MANY_LANES else SMALL_LANE_PX
+    heights = [lane_px * len(lanes) + 8] + [PANEL_PX] * len(strips)
+    inner = sum(heights) + SPACE_PX * len(strips)
+    low, high = _time_range(comparison, lanes)
+    margin = (high - low or 1.0) * 0.015
+    names = [_lane_label(cell, column) for column, cell in lanes]
+    layout = _layout(inner + TOP_PX + BOTTOM_PX, max(64, min(280, 14 + 7 * max(map(len, names)))))
+    layout |= {
+        "shapes": _guides(lanes) + _separators(len(lanes)),
+        "annotations": _phase_names(lanes, low, high),
+        "legend": {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
+        "xaxis": _axis(
+            range=[low - margin, high + margin],
+            anchor=f"y{len(strips) + 1}" if strips else "y",
+            fixedrange=False,
+            title={"text": "seconds since the start line", "font": {"size": 12, "color": "@soft"}, "standoff": 8},
+            showspikes=True,
+            spikemode="across",
+            spikesnap="cursor",
+            spikethickness=1,
+            spikedash="solid",
+            spikecolor="@soft",
+        ),
+    }
+    top = 0.0
+    for row, height in enumerate(heights):
+        domain = [max(0.0, 1 - (top + height) / inner), 1 - top / inner]
+        if row == 0:
+            layout["yaxis"] = _axis(
+                domain=domain,
+                range=[0.5 - len(lanes), 0.5],
+                tickvals=[-lane for lane in range(len(lanes))],
+                ticktext=names,
+                showgrid=False,
+                ticks="",
+            )
+        else:
+            strip = strips[row - 1]
+            scale = _decades(strip) if strip.log else {"rangemode": "tozero", "nticks": 5}
+            layout[f"yaxis{row + 1}"] = _axis(domain=domain, **scale)
+            layout["annotations"].append(_title(strip.title, domain[1]))
+        top += height + SPACE_PX
+    # Markers last: they are drawn on top.
+    return {"data": _legend(comparison, lanes) + _lines(strips) + _markers(lanes, high - low), "layout": layout}
+
+
+def _peak_cell(column: Column) -> Cell | None:
+    """The repeat that came nearest to the edge."""
+    cells = [cell for cell in column.cells if cell.samples.peak_slab]
+    return max(cells, key=lambda cell: cell.samples.peak_weight) if cells else None
+
+
+def slab_peak(comparison: Comparison) -> dict[str, Any] | None:
+    """Who held the slab memory when most of it was held."""
+    shown = [(column, cell) for column in comparison.columns if (cell := _peak_cell(column))][:BAR_ARMS]
+    largest: Counter[str] = Counter()
+    for _, cell in shown:
+        for name, row in cell.samples.peak_slab.items():
+            largest[name] = max(largest[name], row.held_kib)
+    names = [name for name, _ in largest.most_common(TOP_CACHES)]
+    if not names:
+        return None
+    traces = []
+    for column, cell in shown:
+        rows = [cell.samples.peak_slab.get(name) for name in names]
+        used = [
+            ""
+            if row is None or row.utilisation is None
+            else f"{number(row.held_kib / 1024)} MiB, {row.utilisation:.0f}% used"
+            for row in rows
+        ]
+        traces.append(
+            {
+                "type": "bar",
+                "orientation": "h",
+                "y": list(range(len(names))),
+                "name": label(column.label, 60),
+                "x": [row.held_kib / 1024 if row else 0 for row in rows],
+                "marker": {"color": token(column)},
+                "text": used,
+                "textposition": "outside",
+                "textangle": 0,
+                "cliponaxis": False,
+                "textfont": {"size": 11, "color": "@ink"},
+                "hoverinfo": "text",
+                "hovertext": [
+                    f"<b>{label(name, 60)}</b><br>{who(cell, column)} at {seconds(cell.samples.peak_t)}<br>"
+                    + (
+                        f"{number(row.active)} of {number(row.objects)} objects of {number(row.size)} B active"
+                        if row
+                        else "no objects"
+                    )
+                    for name, row in zip(names, rows)
+                ],
+            }
+        )
+    peak = max(largest.values()) / 1024
+    layout = _layout(
+        len(names) * (14 * len(shown) + 12) + TOP_PX + BOTTOM_PX, 14 + 7 * max(len(label(name, 28)) for name in names)
+    )
+    layout |= {
+        "barmode": "group",
+        "bargap": 0.25,
+        "bargroupgap": 0.08,
+        "showlegend": len(shown) > 1,
+        "legend": {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "traceorder": "normal"},
+        "xaxis": _axis(
+            title={"text": "MiB held", "font": {"size": 12, "color": "@soft"}, "standoff": 8}, range=[0, peak * 1.3]
+        ),
+        "yaxis": _axis(
+            range=[len(names) - 0.45, -0.55],
+            tickvals=list(range(len(names))),
+            showgrid=False,
+            ticktext=[label(name, 28) for name in names],
+        ),
+    }
+    return {"data": traces, "layout": layout}
+
+
+def peak_notes(comparison: Comparison) -> list[str]:
+    """When each arm's slab peak was, and in which repeat."""
+    return [
+        f"{column.label}: {seconds(cell.samples.peak_t)}"
+        + (f" in repeat {cell.repeat}" if len(column.cells) > 1 else "")
+        for column in comparison.columns
+        if (cell := _peak_cell(column))
+    ]
+
+
+def left_out(comparison: Comparison) -> list[str]:
+    """What the figures do not show because there is too much of it."""
+    cells = [cell for _, cell in _placed(comparison)]
+    events = sum(e.kind in KINDS and e.kind != "phase" for cell in cells[:MAX_LANES] for e in cell.events)
+    drawn = sum(e.kind != "phase" for cell in cells[:MAX_LANES] for e in drawn_events(cell))
+    caches = {name for cell in cells for name in cell.samples.series if name.startswith("cache:")}
+    counts = (
+        (len(cells) - MAX_LANES, "event lane"),
+        (events - drawn, "event marker"),
+        (len(caches) - MAX_CACHE_PANELS, "watched cache"),
+        (len(peak_notes(comparison)) - BAR_ARMS, "arm among the slab bars", "arms among the slab bars"),
+    )
+    return [plural(count, *names) for count, *names in counts if count > 0]

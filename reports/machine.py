@@ -1,0 +1,126 @@
+# SPDX-License-Identifier: MIT
+"""The comparison for programs: schema headroom.compare/1. What was not measured is null, as in the record."""
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+from reports import analysis, stats, tables
+from reports.analysis import Column, Comparison, Figure, Metric
+from reports.model import num, text
+
+
+def _finite(value: float | None) -> float | None:
+    return value if value is not None and math.isfinite(value) else None
+
+
+def _figure(figure: Figure) -> dict[str, Any]:
+    return {
+        "n": len(figure.values),
+        "of": figure.of,
+        "did_not_finish": figure.unfinished,
+        "median": _finite(figure.median),
+        "interval": list(figure.interval) if figure.interval else None,
+        "values": figure.values,
+        "bound": figure.bound or None,
+        "ratio": figure.ratio,
+        "direction": figure.direction or None,
+        "p": figure.p,
+        "test": figure.test or None,
+        "significant": figure.significant if figure.p is not None else None,
+    }
+
+
+def _metric(metric: Metric, columns: list[Column]) -> dict[str, Any]:
+    return {
+        "label": metric.label,
+        "unit": metric.unit,
+        "better": metric.better,
+        "kind": metric.figures[0].kind,
+        "arms": {column.label: _figure(figure) for column, figure in zip(columns, metric.figures)},
+    }
+
+
+def _arm(column: Column) -> dict[str, Any]:
+    test = analysis.verdict_test(column)
+    expected = analysis.expectation(column)
+    names = ("scenario", "kernel", "where", "accel", "memory", "cpus", "options")
+    return {
+        "label": column.label,
+        "arm": column.arm,
+        **dict(zip(names, column.key)),
+        "baseline": column.baseline.label if column.baseline else None,
+        "verdicts": dict(column.verdicts),
+        "counted": len(column.counted),
+        "failures": column.failures,
+        "failures_p": test[0] if test else None,
+        "expected": expected[0] if expected else None,
+        "expectation_held": expected[1] if expected else None,
+        "cells": [
+            {
+                "cell": cell.name,
+                "run": cell.run.path.name,
+                "repeat": cell.repeat,
+                "verdict": cell.verdict,
+                "reason": cell.reason,
+                "counted": cell.counted,
+                "finished": cell.finished,
+            }
+            for cell in column.cells
+        ],
+    }
+
+
+def _losses(comparison: Comparison) -> list[dict[str, Any]]:
+    return [
+        {
+            "run": cell.run.path.name,
+            "cell": cell.name,
+            **{
+                name: num(cell.section("samples").get(name))
+                for name in ("taken", "missed", "late_max_ms", "kmsg_lost", "box_lost")
+            },
+            "sample_lines": cell.samples.lines,
+            "corrupt_lines": cell.samples.corrupt + cell.events_corrupt,
+            "interrupted": cell.interrupted,
+            "replaced_by": cell.replaced_by or None,
+        }
+        for cell in comparison.cells
+    ]
+
+
+def render(comparison: Comparison) -> str:
+    """One JSON object."""
+    return (
+        json.dumps(
+            {
+                "schema": "headroom.compare/1",
+                "summary": analysis.summary(comparison),
+                "runs": [
+                    {
+                        "dir": str(run.path),
+                        "scenario": text(run.data.get("scenario")),
+                        "version": text(run.data.get("version")),
+                        "started_utc": text(run.data.get("started_utc")),
+                        "seed": _finite(num(run.data.get("seed"))),
+                        "status": run.status or None,
+                    }
+                    for run in comparison.runs
+                ],
+                "arms": [_arm(column) for column in comparison.columns],
+                "metrics": {metric.name: _metric(metric, comparison.columns) for metric in comparison.metrics},
+                "statistics": {
+                    "min_repeats": stats.MIN_REPEATS,
+                    "alpha": stats.ALPHA,
+                    "confidence": stats.CONFIDENCE,
+                    "tests": comparison.tests,
+                },
+                "losses": _losses(comparison),
+                "other_losses": tables.other_losses(comparison),
+            },
+            indent=1,
+            allow_nan=False,
+        )
+        + "\n"
+    )

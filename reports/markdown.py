@@ -1,0 +1,82 @@
+# SPDX-License-Identifier: MIT
+"""The comparison as Markdown, for a mail or an issue: summary, verdicts, metrics, mitigations."""
+from __future__ import annotations
+
+import re
+
+from reports import analysis, tables
+from reports.analysis import Comparison
+from reports.text import NOT_MEASURED, one_line
+
+_SPECIAL = re.compile(r"([\\`*_{}\[\]<>#|~&!])")
+
+
+def escape(value: object) -> str:
+    """Text of a record that stays text: on one line, its markup inert."""
+    return _SPECIAL.sub(r"\\\1", one_line(value, 400))
+
+
+def _table(head: list[str], rows: list[list[str]]) -> list[str]:
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(line) + " |" for line in lines] + [""]
+
+
+def _metric_rows(comparison: Comparison) -> list[list[str]]:
+    rows = []
+    for metric in comparison.metrics:
+        unit, fields = tables.shown(metric)
+        row = [escape(metric.label), escape(unit)]
+        for field in fields:
+            row.append(
+                escape(field.value)
+                + (f" ({escape(field.change)})" if field.change else "")
+                + (f"; {escape(field.note)}" if field.note else "")
+            )
+        rows.append(row)
+    return rows
+
+
+def _verdict_rows(comparison: Comparison) -> list[list[str]]:
+    rows = []
+    for column in comparison.columns:
+        shown = column.shown
+        rows.append(
+            [escape(column.label), escape(analysis.verdict_words(column)), escape(shown.reason if shown else "")]
+        )
+    return rows
+
+
+def render(comparison: Comparison) -> str:
+    """The whole text."""
+    labels = [escape(column.label) for column in comparison.columns]
+    lines = [f"# headroom: {escape(', '.join(comparison.scenarios))}", ""]
+    for line in analysis.summary(comparison):
+        lines += [escape(line) + ".", ""]
+    lines += ["## Verdicts", "", *_table(["arm", "verdict", "reason"], _verdict_rows(comparison))]
+    if comparison.metrics:
+        lines += ["## Metrics", "", *_table(["metric", "unit", *labels], _metric_rows(comparison))]
+    mitigations = tables.mitigations(comparison)
+    if mitigations:
+        head = ["mitigation", "arm", "state", "requested", "read back", "exercised", "evidence"]
+        rows = [
+            [
+                escape(value or NOT_MEASURED)
+                for value in (
+                    row.name,
+                    row.column,
+                    row.state,
+                    row.requested,
+                    row.read_back,
+                    row.exercised,
+                    row.evidence,
+                )
+            ]
+            for row in mitigations
+        ]
+        lines += ["## Mitigations", "", *_table(head, rows)]
+    losses = tables.other_losses(comparison) + [
+        f"{row.cell}: {', '.join(row.notes)}" for row in tables.losses(comparison) if row.notes
+    ]
+    if losses:
+        lines += ["## Losses and remarks", "", *[f"- {escape(line)}" for line in losses], ""]
+    return "\n".join(lines)

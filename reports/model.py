@@ -1,0 +1,356 @@
+# SPDX-License-Identifier: MIT
+"""Reads a run directory (docs/record.md) into plain objects.
+
+A record is written by a machine that was dying at the time, so nothing in it is taken for granted: a line that cannot
+be read is counted as a loss and the next one is tried, a field of the wrong type counts as absent, and a file that is
+missing leaves its part of the report empty. Only the series that a report draws are kept, so that a day's samples fit
+in memory.
+"""
+from __future__ import annotations
+
+import json
+import math
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+# These two verdicts say something about us or about the machine's equipment, and nothing about the kernel under test.
+NO_OUTCOME = ("skipped", "broken")
+# A flood of events would make the page unreadable before it told anybody anything more.
+MAX_EVENTS = 20000
+
+
+class Unreadable(Exception):
+    """A file without which there is nothing to report; the message names it."""
+
+
+@dataclass
+class Series:
+    """One figure over time."""
+
+    t: array = field(default_factory=lambda: array("d"))
+    v: array = field(default_factory=lambda: array("d"))
+
+    def add(self, t: float, value: float | None) -> None:
+        if value is not None:
+            self.t.append(t)
+            self.v.append(value)
+
+    def __len__(self) -> int:
+        return len(self.t)
+
+
+@dataclass
+class SlabRow:
+    """One cache at one moment."""
+
+    active: float
+    objects: float
+    size: float
+    held_kib: float
+
+    @property
+    def utilisation(self) -> float | None:
+        """Bytes in use over bytes held, in percent."""
+        return 100 * self.active * self.size / (self.held_kib * 1024) if self.held_kib > 0 else None
+
+
+@dataclass
+class Samples:
+    """What the sampler saw, as far as a report shows it."""
+
+    lines: int = 0
+    corrupt: int = 0
+    cut_off: bool = False
+    series: dict[str, Series] = field(default_factory=dict)
+    disks: dict[str, Series] = field(default_factory=dict)  # sectors written, a counter
+    peak_t: float | None = None
+    peak_weight: float = -1.0
+    peak_slab: dict[str, SlabRow] = field(default_factory=dict)
+
+    def add(self, name: str, t: float, value: float | None) -> None:
+        if value is not None:
+            self.series.setdefault(name, Series()).add(t, value)
+
+
+@dataclass
+class Event:
+    t: float
+    kind: str
+    raw: str
+    fields: dict[str, Any]
+
+
+@dataclass
+class Cell:
+    path: Path
+    name: str
+    arm: str
+    repeat: int
+    data: dict[str, Any]
+    run: "Run"
+    samples: Samples = field(default_factory=Samples)
+    events: list[Event] = field(default_factory=list)
+    events_corrupt: int = 0
+    events_left_out: int = 0
+    wq_trace: dict[str, Any] = field(default_factory=dict)  # what the workqueue tracepoints came to
+    replaced_by: str = ""
+
+    @property
+    def verdict(self) -> str:
+        return text(self.data.get("verdict")) or "broken"
+
+    @property
+    def reason(self) -> str:
+        return text(self.data.get("reason"))
+
+    @property
+    def interrupted(self) -> bool:
+        return self.data.get("interrupted") is True
+
+    @property
+    def counted(self) -> bool:
+        """Whether the cell's outcome and metrics enter the statistics."""
+        return not self.interrupted and not self.replaced_by and self.verdict not in NO_OUTCOME
+
+    @property
+    def scenario(self) -> str:
+        return text(self.data.get("scenario")) or text(self.run.data.get("scenario"))
+
+    @property
+    def finished(self) -> bool:
+        """Whether the load ran to its end; "elapsed" of one that died is the time to its death, not a good result."""
+        if self.verdict in ("ok", "corrupt"):
+            return True
+        if self.verdict not in ("oom", "lockup") or text(obj(self.data.get("host")).get("ended_by")) != "guest":
+            return False
+        if self.metric("elapsed_s") is None:
+            return False
+        return not any(text(victim.get("role")) == "workload" for victim in self.victims())
+
+    def section(self, name: str) -> dict[str, Any]:
+        return obj(self.data.get(name))
+
+    def metric(self, name: str) -> float | None:
+        return num(self.section("metrics").get(name))
+
+    def victims(self) -> list[dict[str, Any]]:
+        """Tasks killed: the cell's own list, else what the classified log says."""
+        listed = [obj(victim) for victim in seq(self.data.get("victims"))]
+        if listed:
+            return listed
+        return [
+            {
+                "t": event.t,
+                "constraint": "memcg" if event.kind == "memcg-oom-kill" else "global",
+                **obj(event.fields.get("victim")),
+            }
+            for event in self.events
+            if event.kind in ("oom-kill", "memcg-oom-kill")
+        ]
+
+
+@dataclass
+class Run:
+    path: Path
+    data: dict[str, Any]
+    cells: list[Cell] = field(default_factory=list)
+    no_record: list[tuple[str, str]] = field(default_factory=list)  # (cell, why there is nothing to read)
+    journal_corrupt: int = 0
+    status: str = ""
+    number: int = 1  # its place among the runs compared
+
+    def section(self, name: str) -> dict[str, Any]:
+        return obj(self.data.get(name))
+
+
+def num(value: object) -> float | None:
+    """The value as a finite float; booleans, texts and numbers beyond a float's range are not numbers here."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return None
+    try:
+        number = float(value)
+    except OverflowError:
+        return None
+    return number if math.isfinite(number) else None
+
+
+def text(value: object) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def obj(value: object) -> dict[str, Any]:
+    return value if isinstance(value, dict) else {}
+
+
+def seq(value: object) -> list[Any]:
+    return value if isinstance(value, list) else []
+
+
+def _parse(line: str) -> dict[str, Any] | None:
+    try:
+        value = json.loads(line)
+    except (ValueError, RecursionError):
+        return None
+    return value if isinstance(value, dict) else None
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = _parse(path.read_text(encoding="utf-8", errors="replace"))
+    except OSError as error:
+        raise Unreadable(f"{path}: {error.strerror}") from error
+    if value is None:
+        raise Unreadable(f"{path}: not a JSON object")
+    return value
+
+
+def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, bool]]:
+    """Each line as an object (None: corrupt) and whether the line is whole. A missing file has no lines."""
+    try:
+        with path.open("rb") as stream:
+            for line in stream:
+                # A panic can leave a block of NULs where the last lines would have been.
+                if line.strip(b"\0 \t\r\n"):
+                    yield _parse(line.decode("utf-8", "replace")), line.endswith(b"\n")
+    except OSError:
+        return
+
+
+def _slab_rows(group: dict[str, Any]) -> dict[str, SlabRow]:
+    rows = {}
+    for name, row in group.items():
+        figures = [num(value) for value in seq(row)]
+        if len(figures) >= 4 and None not in figures[:4]:
+            rows[name] = SlabRow(*figures[:4])
+    return rows
+
+
+def _take_slab(samples: Samples, t: float, sample: dict[str, Any], watched: list[str]) -> None:
+    """Watched caches over time, and all caches at the moment when the kernel held most that it could not give back."""
+    if not isinstance(sample.get("slab"), dict):
+        return
+    group = sample["slab"]
+    for name in watched:
+        row = seq(group.get(name))
+        # A cache without objects is not listed: it holds nothing.
+        samples.add(f"cache:{name}", t, num(row[3]) if len(row) >= 4 else 0.0)
+    weight = num(obj(sample.get("mem")).get("SUnreclaim"))
+    if weight is not None and weight > samples.peak_weight:
+        samples.peak_t, samples.peak_weight, samples.peak_slab = t, weight, _slab_rows(group)
+
+
+def _take_canary(samples: Samples, t: float, canary: dict[str, Any]) -> None:
+    delays = [delay for delay in (num(canary.get("max_ms")), num(canary.get("pending_ms"))) if delay is not None]
+    if delays:
+        samples.add("canary_ms", t, max(delays))
+
+
+def _take_sample(samples: Samples, sample: dict[str, Any], watched: list[str]) -> bool:
+    t = num(sample.get("t"))
+    if t is None:
+        return False
+    memory = obj(sample.get("mem"))
+    for name in ("SUnreclaim", "MemAvailable"):
+        samples.add(name, t, num(memory.get(name)))
+    pressure = obj(obj(sample.get("psi")).get("memory"))
+    for name in ("some_us", "full_us", "some_avg10", "full_avg10"):
+        samples.add(f"psi_{name}", t, num(pressure.get(name)))
+    _take_slab(samples, t, sample, watched)
+    _take_canary(samples, t, obj(sample.get("canary")))
+    for disk, row in obj(sample.get("disk")).items():
+        if len(seq(row)) >= 4:
+            samples.disks.setdefault(disk, Series()).add(t, num(row[3]))
+    return True
+
+
+def _read_samples(path: Path, watched: list[str]) -> Samples:
+    samples = Samples()
+    for sample, whole in _lines(path):
+        if sample is not None and _take_sample(samples, sample, watched):
+            samples.lines += 1
+        else:
+            samples.corrupt += 1
+            samples.cut_off = not whole
+    for name in watched:
+        # Never listed at all: the cache may be merged into another one, so "0" would be a guess.
+        if not any(samples.series.get(f"cache:{name}", Series()).v):
+            samples.series.pop(f"cache:{name}", None)
+    return samples
+
+
+def _read_events(cell: Cell) -> None:
+    for entry, _whole in _lines(cell.path / "events.jsonl"):
+        t = num(entry.get("t")) if entry else None
+        if entry is None or t is None or not text(entry.get("kind")):
+            cell.events_corrupt += 1
+            continue
+        if entry["kind"] == "wq-trace":
+            cell.wq_trace = entry
+        if len(cell.events) >= MAX_EVENTS:
+            cell.events_left_out += 1
+        else:
+            cell.events.append(Event(t, text(entry["kind"]), text(entry.get("raw")), entry))
+    cell.events.sort(key=lambda event: event.t)
+
+
+def _read_cell(path: Path, run: Run, planned: dict[str, Any]) -> Cell:
+    data = _read_json(path / "cell.json")
+    repeat = num(data.get("repeat")) or num(planned.get("repeat")) or 1
+    cell = Cell(path, path.name, text(data.get("arm")) or text(planned.get("arm")) or "?", int(repeat), data, run)
+    watched = [name for name in seq(cell.section("watch").get("caches")) if isinstance(name, str)]
+    cell.samples = _read_samples(path / "samples.jsonl", watched)
+    _read_events(cell)
+    return cell
+
+
+def _read_journal(run: Run) -> set[str]:
+    """How the run ended, and the cells that were started."""
+    started = set()
+    for entry, _whole in _lines(run.path / "journal.jsonl"):
+        if entry is None:
+            run.journal_corrupt += 1
+            continue
+        event = text(entry.get("event"))
+        if event == "cell-start":
+            started.add(text(entry.get("cell")))
+        elif event == "run-end":
+            run.status = text(entry.get("status"))
+        elif event in ("run-start", "resume"):
+            run.status = "not ended"
+    return started
+
+
+def _cell_paths(path: Path) -> list[Path]:
+    try:
+        return sorted(entry for entry in (path / "cells").iterdir() if entry.is_dir())
+    except OSError:
+        return []
+
+
+def load_run(path: Path, problems: list[str]) -> Run:
+    """Reads one run directory; what could not be read is added to `problems`, one line a file."""
+    try:
+        data = _read_json(path / "run.json")
+    except Unreadable as error:
+        problems.append(str(error))
+        data = {}
+    run = Run(path, data)
+    started = _read_journal(run)
+    plan = {text(entry.get("cell")): entry for entry in map(obj, seq(data.get("plan"))) if text(entry.get("cell"))}
+    paths = {entry.name: entry for entry in _cell_paths(path)}
+    for name, cell_path in paths.items():
+        try:
+            run.cells.append(_read_cell(cell_path, run, plan.get(name, {})))
+        except Unreadable as error:
+            problems.append(str(error))
+            run.no_record.append((name, "cell.json cannot be read"))
+    for name in plan:
+        if name not in paths:
+            run.no_record.append((name, "started, left no record" if name in started else "planned, never started"))
+    replaced = {text(entry.get("replaces")): name for name, entry in plan.items() if text(entry.get("replaces"))}
+    for cell in run.cells:
+        cell.replaced_by = replaced.get(cell.name, "")
+    return run

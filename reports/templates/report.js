@@ -1,0 +1,30 @@
+// Draws the figures in the colours of the reader's scheme, and again when the scheme changes or the page is printed.
+"use strict";
+(function () {
+  const read = (id) => document.getElementById(id).textContent;
+  const themes = JSON.parse(read("themes"));
+  const source = read("figures");
+  const dark = window.matchMedia("(prefers-color-scheme: dark)");
+  const config = {
+    displaylogo: false, responsive: true, plotlyServerURL: "",
+    modeBarButtonsToRemove: ["select2d", "lasso2d", "autoScale2d", "toggleSpikelines"],
+    toImageButtonOptions: { format: "svg", filename: "headroom" },
+  };
+
+  function draw(theme, width) {
+    const figures = JSON.parse(source, (key, value) =>
+      typeof value === "string" && Object.hasOwn(theme, value) ? theme[value] : value);
+    for (const [name, figure] of Object.entries(figures)) {
+      if (!figure) continue;
+      if (width) Object.assign(figure.layout, { width: width, autosize: false });
+      Plotly.react(document.getElementById(name), figure.data, figure.layout, config);
+    }
+  }
+
+  const current = () => (dark.matches ? themes.dark : themes.light);
+  draw(current());
+  dark.addEventListener("change", () => draw(current()));
+  // Paper is white, and about this wide at the browser's own scale.
+  window.addEventListener("beforeprint", () => draw(themes.light, 690));
+  window.addEventListener("afterprint", () => draw(current()));
+})();

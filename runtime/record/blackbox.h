@@ -1,0 +1,99 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The black box: an append-only log in memory that outlives the machine that writes it.
+ *
+ * In a guest the memory is an ivshmem device over a host file, so a panic loses nothing; the host reads the same bytes.
+ * Several threads and processes append at once without a lock: space is taken by one atomic add, the record's head is
+ * written (so that a reader can step over it), then the body, and last the commit word. A writer that dies in the
+ * middle leaves a record that is skipped; the reader finds the next one by its magic.
+ *
+ * The header page carries what the other side must know while it runs (stage, heartbeat, a few live figures), the
+ * page area behind it what the host hands in (the cell's specification).
+ */
+#ifndef HEADROOM_BLACKBOX_H
+#define HEADROOM_BLACKBOX_H
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+#define BB_MAGIC       0x786f626d6f6f7268ULL /* "hroombox" */
+#define BB_VERSION     1
+#define BB_SPEC_OFFSET 4096
+#define BB_SPEC_MAX    (64 * 1024 - 4096)
+#define BB_LOG_OFFSET  (64 * 1024)
+#define BB_MIN_SIZE    (64ULL << 20) /* a cell of the usual three minutes at 10 Hz takes 25 MiB */
+#define BB_MAX_SIZE    (1024ULL << 20)
+
+/* How far the recorded machine has come. It only ever grows. */
+enum bb_stage {
+	BB_EMPTY,
+	BB_BOOTED, /* our process runs */
+	BB_SETUP,
+	BB_RUN,
+	BB_VERIFY,
+	BB_DONE, /* nothing more will be written */
+};
+
+enum bb_type {
+	BB_SAMPLE = 1, /* a JSON line */
+	BB_EVENT,      /* a JSON line */
+	BB_KMSG,       /* a record of /dev/kmsg as read */
+	BB_FILE,       /* name, NUL, content */
+};
+
+struct bb_header {
+	uint64_t magic;
+	uint32_t version;
+	uint32_t spec_len;	  /* bytes of the specification at BB_SPEC_OFFSET */
+	uint64_t size;		  /* of the whole box */
+	_Atomic uint64_t tail;	  /* where the next record goes */
+	_Atomic uint64_t lost;	  /* records refused because the box was full */
+	_Atomic uint32_t stage;	  /* enum bb_stage */
+	_Atomic uint32_t beat;	  /* grows while the recorded machine lives */
+	_Atomic int64_t start_ns; /* its CLOCK_MONOTONIC at the start line; 0 before */
+	/* Live figures for a progress display; not part of the record. */
+	_Atomic int64_t live_t_ms; /* since the start line */
+	_Atomic uint64_t live_slab_kib, live_available_kib, live_oom_kills, live_canary_ms;
+	/* Written by the recorder after every sample, so that they are true even if it never gets to its end. */
+	_Atomic uint64_t samples_taken, samples_missed, kmsg_lost;
+	_Atomic uint64_t late_max_ns;
+};
+
+struct bb {
+	struct bb_header *head; /* the mapping */
+	uint64_t size;
+};
+
+/* Lay out an empty box in memory of `size` bytes (zeroed, at least twice BB_LOG_OFFSET). */
+void bb_format(struct bb *box, void *memory, uint64_t size);
+/* Take up a box that is there. Returns 0 or -EINVAL when it is none, or not one of this version. */
+int bb_attach(struct bb *box, void *memory, uint64_t size);
+/* How large a box must be for `samples` samples and what comes with them: a power of two, as QEMU wants it. */
+uint64_t bb_size_for(uint64_t samples);
+/*
+ * Map `path` (a box file of the host, or a PCI resource) shared. With size > 0 the file is made, with its space on
+ * disk: a full disk must not end the writer in the middle of a store.
+ */
+int bb_map_file(const char *path, uint64_t size, void **memory, uint64_t *mapped);
+void bb_unmap(struct bb *box);
+
+/*
+ * Append one record, given in two parts (the second may be empty). Returns 0, or -ENOSPC, counted in head->lost.
+ * The last fifth of the box takes no samples and its last twentieth only events: what is rare outlives what is not.
+ */
+int bb_append2(struct bb *box, enum bb_type type, const void *a, size_t a_len, const void *b, size_t b_len);
+int bb_append(struct bb *box, enum bb_type type, const void *data, size_t len);
+
+/* Grow the stage; a smaller one is ignored. */
+void bb_stage(struct bb *box, enum bb_stage stage);
+void bb_beat(struct bb *box);
+
+/*
+ * Step through the records. Start with *pos = 0; returns true with the record, false at the end. Records that were
+ * never committed are stepped over and counted in *torn. The data is not NUL-terminated and lives in the mapping.
+ */
+bool bb_next(const struct bb *box, uint64_t *pos, enum bb_type *type, const char **data, size_t *len, uint64_t *torn);
+
+#endif

@@ -1,0 +1,411 @@
+// SPDX-License-Identifier: MIT
+#include "record/extract.h"
+
+#include "base/clock.h"
+#include "base/jsonw.h"
+#include "record/klog.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/stat.h>
+
+#define MAX_ROLES     256
+#define MAX_TAIL      16 /* kernel records that share the last stamp */
+#define CONSOLE_CHUNK 65536
+#define MAX_US	      INT64_C(1000000000000000) /* 31 years: a time that is larger is none */
+
+struct line {
+	int64_t t_ns;
+	size_t order; /* keeps lines of one instant as they came */
+	char *text;
+};
+
+struct role {
+	int64_t pid;
+	char name[24];
+};
+
+struct extraction {
+	struct extract_result *result;
+	const char *dir;
+	int64_t start_ns;	  /* 0: the start line was never reached; t counts from boot then */
+	int64_t kernel_offset_ns; /* added to a kernel stamp to get t */
+	FILE *samples, *kmsg;
+	struct klog *klog;
+	struct line *lines;
+	size_t n_lines, lines_size;
+	struct role roles[MAX_ROLES];
+	size_t n_roles;
+	/* The end of what the box has of the kernel log, to find where the console goes on. */
+	int64_t last_usec;
+	char tail[MAX_TAIL][128];
+	size_t n_tail;
+	char json[KLOG_JSON_MAX];
+	int err;
+};
+
+static void keep_line(struct extraction *x, int64_t t_ns, const char *text, size_t len)
+{
+	if (x->n_lines == x->lines_size) {
+		size_t size = x->lines_size ? x->lines_size * 2 : 256;
+		struct line *more = realloc(x->lines, size * sizeof(*more));
+
+		if (!more) {
+			x->err = -ENOMEM;
+			return;
+		}
+		x->lines = more;
+		x->lines_size = size;
+	}
+	x->lines[x->n_lines] = (struct line){ t_ns, x->n_lines, strndup(text, len) };
+	if (x->lines[x->n_lines].text)
+		x->n_lines++;
+	else
+		x->err = -ENOMEM;
+}
+
+/* A line of the box begins with {"t":SECONDS.MICROS on the machine's clock. Finds the time and the rest. */
+static bool split_time(const char *line, size_t len, int64_t *ns, const char **rest)
+{
+	static const char head[] = "{\"t\":";
+	const char *p = line + sizeof(head) - 1, *end = line + len;
+	int64_t value = 0;
+	int decimals = -1;
+
+	if (len < sizeof(head) || memcmp(line, head, sizeof(head) - 1) != 0 || line[len - 1] != '\n')
+		return false;
+	for (; p < end && (*p == '.' || (*p >= '0' && *p <= '9')); p++) {
+		if (*p == '.') {
+			if (decimals >= 0)
+				return false;
+			decimals = 0;
+			continue;
+		}
+		if (value > MAX_US / 10)
+			return false;
+		value = value * 10 + (*p - '0');
+		if (decimals >= 0)
+			decimals++;
+	}
+	*ns = value * 1000;
+	*rest = p;
+	return decimals == 6 && p < end && (*p == ',' || *p == '}');
+}
+
+static bool is_object(const char *data, size_t len)
+{
+	json_t *object = json_loadb(data, len, 0, NULL);
+	bool is = json_is_object(object);
+
+	json_decref(object);
+	return is;
+}
+
+static void on_sample(struct extraction *x, const char *data, size_t len)
+{
+	const char *rest;
+	int64_t ns;
+
+	if (!split_time(data, len, &ns, &rest) || !is_object(data, len)) {
+		x->result->bad_lines++;
+		return;
+	}
+	fprintf(x->samples, "{\"t\":%.6f", (double)(ns - x->start_ns) / 1e9);
+	fwrite(rest, 1, (size_t)(data + len - rest), x->samples);
+	x->result->samples++;
+}
+
+static void learn_role(struct extraction *x, const char *data, size_t len)
+{
+	json_t *event = json_loadb(data, len, 0, NULL);
+	const char *kind = json_string_value(json_object_get(event, "kind"));
+	const char *role = json_string_value(json_object_get(event, "role"));
+
+	if (kind && role && strcmp(kind, "spawn") == 0 && x->n_roles < MAX_ROLES) {
+		struct role *r = &x->roles[x->n_roles++];
+
+		r->pid = json_integer_value(json_object_get(event, "pid"));
+		snprintf(r->name, sizeof(r->name), "%s", role);
+	}
+	json_decref(event);
+}
+
+static void on_harness_event(struct extraction *x, const char *data, size_t len)
+{
+	char head[96];
+	const char *rest;
+	int64_t ns;
+	char *line;
+	int n;
+
+	if (!split_time(data, len, &ns, &rest) || !is_object(data, len)) {
+		x->result->bad_lines++;
+		return;
+	}
+	/* The gap is found again where the log is classified, and told from there. */
+	if (memmem(rest, (size_t)(data + len - rest), "\"kind\":\"kmsg-lost\"", 18))
+		return;
+	learn_role(x, data, len);
+	n = snprintf(head, sizeof(head), "{\"t\":%.6f,\"source\":\"harness\"", (double)(ns - x->start_ns) / 1e9);
+	line = malloc((size_t)n + len);
+	if (!line) {
+		x->err = -ENOMEM;
+		return;
+	}
+	memcpy(line, head, (size_t)n);
+	memcpy(line + n, rest, (size_t)(data + len - rest));
+	keep_line(x, ns - x->start_ns, line, (size_t)n + (size_t)(data + len - rest) - 1);
+	free(line);
+}
+
+/* The part a victim played: by its cgroup, which the report names, or by its pid where the kernel left that out. */
+static const char *role_of(const struct extraction *x, const struct klog_oom *oom)
+{
+	static const char prefix[] = "/headroom/";
+	static const char *const groups[] = { "workload", "bystander", "harness" };
+
+	if (strncmp(oom->victim_cgroup, prefix, sizeof(prefix) - 1) == 0)
+		for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
+			if (strcmp(oom->victim_cgroup + sizeof(prefix) - 1, groups[i]) == 0)
+				return groups[i];
+	for (size_t i = x->n_roles; i > 0; i--) /* newest first: pids are used again */
+		if (x->roles[i - 1].pid == oom->victim_pid)
+			return x->roles[i - 1].name;
+	return "bystander";
+}
+
+static void on_kernel_event(struct klog_event *ev, void *arg)
+{
+	struct extraction *x = arg;
+	struct jsonw j;
+
+	if (ev->usec != KLOG_NONE && ev->usec > MAX_US)
+		ev->usec = KLOG_NONE;
+	if (ev->kind == KLOG_OOM_KILL || ev->kind == KLOG_MEMCG_OOM_KILL)
+		ev->role = role_of(x, &ev->oom);
+	jsonw_init(&j, x->json, sizeof(x->json));
+	klog_event_json(&j, ev, x->kernel_offset_ns);
+	if (!j.overflow)
+		keep_line(x, ev->usec == KLOG_NONE ? INT64_MAX : ev->usec * 1000 + x->kernel_offset_ns, j.buf, j.len);
+	else
+		x->result->bad_lines++;
+}
+
+static void note_tail(struct extraction *x, const struct klog_record *r)
+{
+	if (r->usec < x->last_usec)
+		return; /* stamps may run back; the console goes on behind the newest */
+	if (r->usec != x->last_usec)
+		x->n_tail = 0;
+	x->last_usec = r->usec;
+	if (x->n_tail < MAX_TAIL)
+		snprintf(x->tail[x->n_tail++], sizeof(x->tail[0]), "%.*s", (int)r->len, r->text);
+}
+
+static void on_kmsg(struct extraction *x, const char *data, size_t len)
+{
+	struct klog_record r;
+	char text[KLOG_LINE_MAX];
+
+	fwrite(data, 1, len, x->kmsg);
+	if (!len || data[len - 1] != '\n')
+		fputc('\n', x->kmsg);
+	if (!klog_parse_kmsg(data, len, &r, text, sizeof(text))) {
+		x->result->bad_lines++;
+		return;
+	}
+	x->result->kmsg_records++;
+	if (r.usec != KLOG_NONE)
+		note_tail(x, &r);
+	klog_feed(x->klog, &r);
+}
+
+/* The two clocks meet in the mark that the runner wrote into the kernel log at the start line. */
+static void find_kernel_offset(struct extraction *x, const struct bb *box)
+{
+	uint64_t pos = 0, torn = 0;
+	enum bb_type type;
+	const char *data;
+	size_t len;
+
+	x->kernel_offset_ns = -x->start_ns;
+	while (bb_next(box, &pos, &type, &data, &len, &torn)) {
+		static const char mark[] = "headroom: start line of ";
+		struct klog_record r;
+		char text[KLOG_LINE_MAX];
+		int64_t at;
+		char *word;
+
+		if (type != BB_KMSG || !memmem(data, len, mark, sizeof(mark) - 1) ||
+		    !klog_parse_kmsg(data, len, &r, text, sizeof(text)))
+			continue;
+		text[r.len < sizeof(text) ? r.len : sizeof(text) - 1] = '\0';
+		word = strrchr(text, ' ');
+		at = word ? strtoll(word + 1, NULL, 10) : 0;
+		if (at > 0 && at < MAX_US * 1000 && r.usec != KLOG_NONE && r.usec < MAX_US)
+			x->kernel_offset_ns = at - x->start_ns - r.usec * 1000;
+	}
+}
+
+static void on_file(struct extraction *x, const char *data, size_t len)
+{
+	const char *body = memchr(data, '\0', len);
+	char path[PATH_MAX];
+	FILE *f;
+
+	if (!body || body == data || body - data > NAME_MAX || memchr(data, '/', (size_t)(body - data)) ||
+	    data[0] == '.') {
+		x->result->bad_lines++;
+		return;
+	}
+	snprintf(path, sizeof(path), "%s/tools", x->dir);
+	mkdir(path, 0755);
+	snprintf(path, sizeof(path), "%s/tools/%s", x->dir, data);
+	f = fopen(path, "we");
+	if (!f) {
+		x->err = -errno;
+		return;
+	}
+	body++;
+	if (fwrite(body, 1, len - (size_t)(body - data), f) != len - (size_t)(body - data))
+		x->err = -EIO;
+	if (fclose(f) != 0)
+		x->err = -EIO;
+}
+
+static void on_console_record(const struct klog_record *r, void *arg)
+{
+	struct extraction *x = arg;
+	struct klog_record console = *r;
+
+	if (r->usec == KLOG_NONE || r->usec < x->last_usec)
+		return;
+	while (console.len && console.text[console.len - 1] == '\r')
+		console.len--;
+	r = &console;
+	for (size_t i = 0; r->usec == x->last_usec && i < x->n_tail; i++)
+		if (strncmp(x->tail[i], r->text, r->len < sizeof(x->tail[0]) - 1 ? r->len : sizeof(x->tail[0]) - 1) ==
+		    0)
+			return;
+	console.source = KLOG_SRC_CONSOLE;
+	x->result->console_records++;
+	klog_feed(x->klog, &console);
+}
+
+static void read_console(struct extraction *x, const char *path)
+{
+	struct klog_reader *reader = klog_reader_new(on_console_record, x);
+	FILE *f = fopen(path, "re");
+	char *chunk = malloc(CONSOLE_CHUNK);
+	size_t n;
+
+	while (reader && f && chunk && (n = fread(chunk, 1, CONSOLE_CHUNK, f)) > 0)
+		klog_reader_push(reader, chunk, n);
+	if (reader)
+		klog_reader_finish(reader);
+	klog_reader_free(reader);
+	free(chunk);
+	if (f)
+		fclose(f);
+}
+
+static int by_time(const void *a, const void *b)
+{
+	const struct line *x = a, *y = b;
+
+	if (x->t_ns != y->t_ns)
+		return x->t_ns < y->t_ns ? -1 : 1;
+	return x->order < y->order ? -1 : x->order > y->order;
+}
+
+static FILE *open_in(const char *dir, const char *name)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	return fopen(path, "we");
+}
+
+static void write_events(struct extraction *x)
+{
+	FILE *f = open_in(x->dir, "events.jsonl");
+
+	if (!f) {
+		x->err = -errno;
+		return;
+	}
+	if (x->n_lines)
+		qsort(x->lines, x->n_lines, sizeof(*x->lines), by_time);
+	for (size_t i = 0; i < x->n_lines; i++)
+		fprintf(f, "%s\n", x->lines[i].text);
+	x->result->events = x->n_lines;
+	if (fclose(f) != 0)
+		x->err = -EIO;
+}
+
+static void walk_box(struct extraction *x, const struct bb *box)
+{
+	uint64_t pos = 0;
+	enum bb_type type;
+	const char *data;
+	size_t len;
+
+	while (!x->err && bb_next(box, &pos, &type, &data, &len, &x->result->torn)) {
+		switch (type) {
+		case BB_SAMPLE:
+			on_sample(x, data, len);
+			break;
+		case BB_EVENT:
+			on_harness_event(x, data, len);
+			break;
+		case BB_KMSG:
+			on_kmsg(x, data, len);
+			break;
+		case BB_FILE:
+			on_file(x, data, len);
+			break;
+		}
+	}
+}
+
+int extract_record(const struct bb *box, const char *dir, const char *console, struct extract_result *result)
+{
+	struct extraction *x = calloc(1, sizeof(*x));
+	int err;
+
+	if (!x)
+		return -ENOMEM;
+	memset(result, 0, sizeof(*result));
+	x->result = result;
+	x->dir = dir;
+	x->start_ns = atomic_load(&box->head->start_ns);
+	x->samples = open_in(dir, "samples.jsonl");
+	x->kmsg = open_in(dir, "kmsg.log");
+	x->klog = klog_new(on_kernel_event, x);
+	if (!x->samples || !x->kmsg || !x->klog)
+		x->err = x->klog ? -errno : -ENOMEM;
+	if (!x->err) {
+		find_kernel_offset(x, box);
+		walk_box(x, box);
+		if (console)
+			read_console(x, console);
+		klog_flush(x->klog);
+		write_events(x);
+	}
+	if (x->samples && fclose(x->samples) != 0 && !x->err)
+		x->err = -EIO;
+	if (x->kmsg && fclose(x->kmsg) != 0 && !x->err)
+		x->err = -EIO;
+	klog_free(x->klog);
+	for (size_t i = 0; i < x->n_lines; i++)
+		free(x->lines[i].text);
+	free(x->lines);
+	err = x->err;
+	free(x);
+	return err;
+}

@@ -1,0 +1,498 @@
+// SPDX-License-Identifier: MIT
+#include "record/recorder.h"
+
+#include "base/clock.h"
+#include "base/jsonw.h"
+#include "base/spawn.h"
+#include "base/sysfile.h"
+#include "record/sources.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/dm-ioctl.h>
+#include <poll.h>
+#include <pthread.h>
+#include <sched.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/eventfd.h>
+#include <sys/ioctl.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define STOP_WAIT_MS	5000
+#define READY_WAIT_MS	10000
+#define KMSG_DRAIN_MS	2000
+#define TEXT_SIZE	(256 * 1024) /* slabinfo of a busy server is 30 KiB, zoneinfo of a large one more */
+#define LINE_SIZE	(256 * 1024)
+#define KMSG_RECORD_MAX 8192 /* CONSOLE_EXT_LOG_MAX of kernel/printk, the largest record /dev/kmsg gives */
+#define STACK_SIZE	(128 * 1024)
+#define DM_REPLY_SIZE	16384
+
+/* Shared with the process that started us. */
+struct recorder_shared {
+	_Atomic int ready; /* 1, or -errno */
+	_Atomic int stop;
+};
+
+enum { MEMINFO, VMSTAT, PSI_MEMORY, PSI_IO, PSI_CPU, SLABINFO, ZONEINFO, DISKSTATS, N_FILES };
+
+static const char *const file_paths[N_FILES] = {
+	[MEMINFO] = "/proc/meminfo",	[VMSTAT] = "/proc/vmstat",	  [PSI_MEMORY] = "/proc/pressure/memory",
+	[PSI_IO] = "/proc/pressure/io", [PSI_CPU] = "/proc/pressure/cpu", [SLABINFO] = "/proc/slabinfo",
+	[ZONEINFO] = "/proc/zoneinfo",	[DISKSTATS] = "/proc/diskstats",
+};
+
+/* All of the recorder's state. One instance, in the recorder's process, locked in memory. */
+static struct {
+	struct bb *box;
+	struct recorder_config config;
+	struct recorder_shared *shared;
+	int files[N_FILES];
+	int kmsg;
+	int wake; /* an eventfd that ends the wait for the kernel log */
+
+	int canary;
+	_Atomic int64_t canary_begin_ns; /* of the probe under way; 0: none */
+	_Atomic int64_t canary_max_ns;	 /* slowest completed since the last sample */
+	_Atomic unsigned canary_done;	 /* completed since the last sample */
+	_Atomic bool kmsg_drained;	 /* after the stop: nothing is left in the kernel log */
+
+	int dm_control;
+	pthread_mutex_t dm_lock; /* protects dm_json and dm_ns; the sampler only ever tries it */
+	char dm_json[DM_REPLY_SIZE];
+	int64_t dm_ns;
+
+	char text[TEXT_SIZE];
+	char line[LINE_SIZE];
+	char kmsg_record[KMSG_RECORD_MAX];
+	union {
+		struct dm_ioctl head;
+		char bytes[DM_REPLY_SIZE];
+	} dm_reply;
+} rec;
+
+static bool stopping(void)
+{
+	return atomic_load_explicit(&rec.shared->stop, memory_order_relaxed);
+}
+
+/* seq_file hands out a page at a time, so a file takes several reads. */
+static size_t read_whole(int fd)
+{
+	size_t len = 0;
+
+	while (len < sizeof(rec.text)) {
+		ssize_t n = pread(fd, rec.text + len, sizeof(rec.text) - len, (off_t)len);
+
+		if (n <= 0)
+			break;
+		len += (size_t)n;
+	}
+	return len;
+}
+
+static void sample_canary(struct jsonw *j, int64_t now)
+{
+	int64_t begin = atomic_load(&rec.canary_begin_ns);
+	int64_t max = atomic_exchange(&rec.canary_max_ns, 0);
+	unsigned done = atomic_exchange(&rec.canary_done, 0);
+	int64_t pending = begin && begin < now ? now - begin : 0; /* it may have begun since `now` was read */
+
+	if (rec.canary < 0)
+		return;
+	jsonw_object(j, "canary");
+	jsonw_u64(j, "n", done);
+	if (done)
+		jsonw_fixed(j, "max_ms", max / 1000, 3);
+	jsonw_fixed(j, "pending_ms", pending / 1000, 3);
+	jsonw_object_end(j);
+	atomic_store(&rec.box->head->live_canary_ms, (uint64_t)((max > pending ? max : pending) / NS_PER_MS));
+}
+
+static void sample_dm(struct jsonw *j, int64_t now)
+{
+	if (rec.dm_control < 0 || pthread_mutex_trylock(&rec.dm_lock) != 0)
+		return;
+	if (rec.dm_ns) {
+		jsonw_object(j, "dm");
+		jsonw_fixed(j, "age_ms", (now - rec.dm_ns) / 1000, 3);
+		jsonw_raw(j, "targets", rec.dm_json);
+		jsonw_object_end(j);
+	}
+	pthread_mutex_unlock(&rec.dm_lock);
+}
+
+static void sample_files(struct jsonw *j, struct sample_live *live)
+{
+	bool in_psi = false;
+
+	for (int i = 0; i < N_FILES; i++) {
+		size_t len;
+
+		if (rec.files[i] < 0)
+			continue;
+		if (in_psi && (i < PSI_MEMORY || i > PSI_CPU)) {
+			jsonw_object_end(j);
+			in_psi = false;
+		}
+		len = read_whole(rec.files[i]);
+		switch (i) {
+		case MEMINFO:
+			source_meminfo(j, rec.text, len, live);
+			break;
+		case VMSTAT:
+			source_vmstat(j, rec.text, len, live);
+			break;
+		case PSI_MEMORY:
+		case PSI_IO:
+		case PSI_CPU:
+			if (!in_psi)
+				jsonw_object(j, "psi");
+			in_psi = true;
+			source_pressure(j, strrchr(file_paths[i], '/') + 1, rec.text, len);
+			break;
+		case SLABINFO:
+			source_slabinfo(j, rec.text, len);
+			break;
+		case ZONEINFO:
+			source_zoneinfo(j, rec.text, len);
+			break;
+		case DISKSTATS:
+			source_diskstats(j, rec.text, len);
+			break;
+		}
+	}
+	if (in_psi)
+		jsonw_object_end(j);
+}
+
+static void take_sample(int64_t due, uint64_t missed)
+{
+	struct bb_header *head = rec.box->head;
+	int64_t begin = clock_ns(), late = begin - due, start;
+	/* From the first tick that was left out: that is how long we did not run when we should have. */
+	uint64_t overdue = (uint64_t)late + missed * rec.config.period_ms * NS_PER_MS;
+	struct sample_live live = { 0 };
+	struct jsonw j;
+	size_t len;
+
+	jsonw_init(&j, rec.line, sizeof(rec.line));
+	jsonw_object(&j, NULL);
+	jsonw_seconds(&j, "t", begin);
+	jsonw_fixed(&j, "late_ms", late / 1000, 3);
+	jsonw_u64(&j, "missed", missed);
+	sample_files(&j, &live);
+	sample_canary(&j, clock_ns());
+	sample_dm(&j, clock_ns());
+	jsonw_fixed(&j, "took_ms", (clock_ns() - begin) / 1000, 3);
+	jsonw_object_end(&j);
+	len = jsonw_line(&j);
+	if (len && bb_append(rec.box, BB_SAMPLE, rec.line, len) == 0)
+		atomic_fetch_add(&head->samples_taken, 1);
+	else
+		missed++;
+	atomic_fetch_add(&head->samples_missed, missed);
+	if (overdue > atomic_load(&head->late_max_ns))
+		atomic_store(&head->late_max_ns, overdue);
+
+	start = atomic_load(&head->start_ns);
+	atomic_store(&head->live_t_ms, start ? (begin - start) / NS_PER_MS : 0);
+	atomic_store(&head->live_slab_kib, live.slab_unreclaimable_kib);
+	atomic_store(&head->live_available_kib, live.available_kib);
+	atomic_store(&head->live_oom_kills, live.oom_kills);
+	bb_beat(rec.box);
+}
+
+static void sampler(void)
+{
+	int64_t period = rec.config.period_ms * NS_PER_MS;
+	int64_t due = clock_ns();
+
+	while (!stopping()) {
+		uint64_t missed = 0;
+		struct timespec ts;
+		int64_t now;
+
+		ts = (struct timespec){ .tv_sec = due / NS_PER_S, .tv_nsec = due % NS_PER_S };
+		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
+			;
+		/* Ticks that passed while we did not run are left out and counted, not made up for in a burst. */
+		now = clock_ns();
+		if (now - due >= period) {
+			missed = (uint64_t)((now - due) / period);
+			due += (int64_t)missed * period;
+		}
+		take_sample(due, missed);
+		due += period;
+	}
+	take_sample(clock_ns(), 0);
+	eventfd_write(rec.wake, 1);
+	for (int waited = 0; rec.kmsg >= 0 && !atomic_load(&rec.kmsg_drained) && waited < KMSG_DRAIN_MS; waited++)
+		clock_sleep_ms(1);
+}
+
+static void report_lost_kmsg(uint64_t lost, uint64_t next_seq)
+{
+	char line[256];
+	struct jsonw j;
+	size_t len;
+
+	atomic_fetch_add(&rec.box->head->kmsg_lost, lost);
+	jsonw_init(&j, line, sizeof(line));
+	jsonw_object(&j, NULL);
+	jsonw_seconds(&j, "t", clock_ns());
+	jsonw_str(&j, "kind", "kmsg-lost");
+	jsonw_u64(&j, "lost", lost);
+	jsonw_u64(&j, "seq", next_seq);
+	jsonw_str(&j, "raw", "");
+	jsonw_object_end(&j);
+	len = jsonw_line(&j);
+	if (len)
+		bb_append(rec.box, BB_EVENT, line, len);
+}
+
+/* The second field of "prio,seq,usec,flag;text". */
+static bool kmsg_seq(const char *record, uint64_t *seq)
+{
+	const char *comma = strchr(record, ',');
+	char *end;
+
+	if (!comma)
+		return false;
+	*seq = strtoull(comma + 1, &end, 10);
+	return end != comma + 1 && *end == ',';
+}
+
+static void *kmsg_thread(void *unused)
+{
+	uint64_t expected = 0, seq;
+	bool first = true;
+
+	(void)unused;
+	for (;;) {
+		ssize_t n = read(rec.kmsg, rec.kmsg_record, sizeof(rec.kmsg_record) - 1);
+
+		if (n > 0) {
+			rec.kmsg_record[n] = '\0';
+			if (kmsg_seq(rec.kmsg_record, &seq)) {
+				if (!first && seq > expected)
+					report_lost_kmsg(seq - expected, seq);
+				expected = seq + 1;
+				first = false;
+			}
+			bb_append(rec.box, BB_KMSG, rec.kmsg_record, (size_t)n);
+			continue;
+		}
+		/* EPIPE: records were overwritten before we came. The gap in the sequence says how many. */
+		if (n < 0 && (errno == EPIPE || errno == EINTR))
+			continue;
+		if (stopping()) {
+			atomic_store(&rec.kmsg_drained, true);
+			return NULL;
+		}
+		poll((struct pollfd[]){ { .fd = rec.kmsg, .events = POLLIN }, { .fd = rec.wake, .events = POLLIN } }, 2,
+		     -1);
+	}
+}
+
+/*
+ * A work item on every CPU's normal-priority pool, timed. stat_refresh is schedule_on_each_cpu() (mm/vmstat.c), so a
+ * pool that is hogged makes it wait as it makes everybody's work wait.
+ */
+static void *canary_thread(void *unused)
+{
+	(void)unused;
+	while (!stopping()) {
+		int64_t begin = clock_ns(), took;
+
+		atomic_store(&rec.canary_begin_ns, begin);
+		if (pwrite(rec.canary, "1", 1, 0) == 1) {
+			took = clock_ns() - begin;
+			if (took > atomic_load(&rec.canary_max_ns))
+				atomic_store(&rec.canary_max_ns, took);
+			atomic_fetch_add(&rec.canary_done, 1);
+		}
+		atomic_store(&rec.canary_begin_ns, 0);
+		clock_sleep_ms(rec.config.canary_ms);
+	}
+	return NULL;
+}
+
+static void dm_status(struct jsonw *j, const char *name)
+{
+	struct dm_ioctl *io = &rec.dm_reply.head;
+	const struct dm_target_spec *spec;
+
+	memset(io, 0, sizeof(*io));
+	io->version[0] = DM_VERSION_MAJOR;
+	io->data_size = sizeof(rec.dm_reply);
+	io->data_start = sizeof(*io);
+	io->flags = DM_NOFLUSH_FLAG;
+	strncpy(io->name, name, sizeof(io->name) - 1);
+	if (ioctl(rec.dm_control, DM_TABLE_STATUS, io) < 0 || io->target_count < 1 ||
+	    io->data_start + sizeof(*spec) >= sizeof(rec.dm_reply) || (io->flags & DM_BUFFER_FULL_FLAG))
+		return;
+	spec = (const struct dm_target_spec *)(rec.dm_reply.bytes + io->data_start);
+	rec.dm_reply.bytes[sizeof(rec.dm_reply) - 1] = '\0';
+	jsonw_str(j, name, (const char *)(spec + 1));
+}
+
+static void *dm_thread(void *unused)
+{
+	static char line[DM_REPLY_SIZE];
+
+	(void)unused;
+	while (!stopping()) {
+		int64_t begin = clock_ns();
+		struct jsonw j;
+
+		jsonw_init(&j, line, sizeof(line) - 1);
+		jsonw_object(&j, NULL);
+		for (int i = 0; i < RECORDER_MAX_DM && rec.config.dm[i]; i++)
+			dm_status(&j, rec.config.dm[i]);
+		jsonw_object_end(&j);
+		if (!j.overflow) {
+			pthread_mutex_lock(&rec.dm_lock);
+			memcpy(rec.dm_json, line, j.len);
+			rec.dm_json[j.len] = '\0';
+			rec.dm_ns = begin;
+			pthread_mutex_unlock(&rec.dm_lock);
+		}
+		for (unsigned waited = 0; waited < rec.config.dm_ms && !stopping(); waited += 100)
+			clock_sleep_ms(100);
+	}
+	return NULL;
+}
+
+static int start_thread(void *(*fn)(void *))
+{
+	pthread_attr_t attr;
+	pthread_t thread;
+	int err;
+
+	pthread_attr_init(&attr);
+	/* Locked memory: eight megabytes of default stack a thread would be a load of its own. */
+	pthread_attr_setstacksize(&attr, STACK_SIZE);
+	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
+	err = pthread_create(&thread, &attr, fn, NULL);
+	pthread_attr_destroy(&attr);
+	return -err;
+}
+
+/*
+ * Whatever a sample touches, code and buffers and the kernel's own buffers behind the files, is touched here first.
+ * mlockall alone does not do it where RLIMIT_MEMLOCK holds, nor for a box file whose first write to a page is a fault.
+ */
+static void warm_up(void)
+{
+	struct sample_live live = { 0 };
+	struct jsonw j;
+
+	memset(rec.text, 1, sizeof(rec.text));
+	memset(rec.line, 1, sizeof(rec.line));
+	memset(rec.kmsg_record, 1, sizeof(rec.kmsg_record));
+	jsonw_init(&j, rec.line, sizeof(rec.line));
+	sample_files(&j, &live);
+	/* Refused for the memory of a PCI device, which is mapped whole from the beginning, and before Linux 5.14. */
+	madvise(rec.box->head, rec.box->size, MADV_POPULATE_WRITE);
+}
+
+static int prepare(void)
+{
+	struct sched_param param = { .sched_priority = 1 };
+	int err;
+
+	for (int i = 0; i < N_FILES; i++)
+		rec.files[i] = open(file_paths[i], O_RDONLY | O_CLOEXEC);
+	warm_up();
+	rec.wake = eventfd(0, EFD_CLOEXEC);
+	if (rec.wake < 0)
+		return -errno;
+	rec.kmsg = rec.config.kmsg_fd ? rec.config.kmsg_fd : open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
+	rec.canary = rec.config.canary_ms ? open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC) : -1;
+	rec.dm_control = rec.config.dm[0] ? open("/dev/mapper/control", O_RDWR | O_CLOEXEC) : -1;
+	pthread_mutex_init(&rec.dm_lock, NULL);
+
+	/* Best effort on purpose: without the privilege the record says how late it was. */
+	sysfile_write("/proc/self/oom_score_adj", "-1000");
+	prctl(PR_SET_NAME, "hr-recorder");
+	sched_setscheduler(0, SCHED_RR, &param);
+
+	err = rec.kmsg >= 0 ? start_thread(kmsg_thread) : 0;
+	if (!err && rec.canary >= 0)
+		err = start_thread(canary_thread);
+	if (!err && rec.dm_control >= 0)
+		err = start_thread(dm_thread);
+	/* Last, so that the threads' stacks are locked with the rest. */
+	if (!err && mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
+		err = errno == EPERM || errno == ENOMEM ? 0 : -errno;
+	return err;
+}
+
+int recorder_start(struct recorder *r, struct bb *box, const struct recorder_config *config)
+{
+	int64_t deadline = clock_ns() + READY_WAIT_MS * NS_PER_MS;
+	pid_t parent = getpid();
+	int ready = 0;
+
+	r->shared = mmap(NULL, sizeof(*r->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (r->shared == MAP_FAILED)
+		return -errno;
+	r->pid = fork();
+	if (r->pid < 0) {
+		int err = -errno;
+
+		munmap(r->shared, sizeof(*r->shared));
+		return err;
+	}
+	if (r->pid == 0) {
+		int err;
+
+		spawn_die_with(parent);
+		/* Ctrl-C is the runner's business: it ends the recorder when the last event is written. */
+		signal(SIGINT, SIG_IGN);
+		signal(SIGTERM, SIG_IGN);
+		rec.box = box;
+		rec.config = *config;
+		rec.shared = r->shared;
+		err = prepare();
+		atomic_store(&rec.shared->ready, err ? err : 1);
+		if (!err)
+			sampler();
+		_exit(err ? 1 : 0);
+	}
+	while (!(ready = atomic_load(&r->shared->ready))) {
+		if (clock_ns() > deadline || waitpid(r->pid, NULL, WNOHANG) == r->pid) {
+			kill(r->pid, SIGKILL);
+			return -ETIMEDOUT;
+		}
+		clock_sleep_ms(1);
+	}
+	return ready < 0 ? ready : 0;
+}
+
+int recorder_stop(struct recorder *r)
+{
+	int status, err = 0;
+
+	atomic_store(&r->shared->stop, 1);
+	if (!spawn_wait_until(r->pid, clock_ns() + STOP_WAIT_MS * NS_PER_MS, &status)) {
+		kill(r->pid, SIGKILL);
+		err = -ETIMEDOUT;
+	}
+	munmap(r->shared, sizeof(*r->shared));
+	return err;
+}
+
+int recorder_mark(const char *text)
+{
+	char line[512];
+
+	snprintf(line, sizeof(line), "<6>headroom: %s\n", text);
+	return sysfile_write("/dev/kmsg", line);
+}

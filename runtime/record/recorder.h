@@ -1,0 +1,45 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The flight recorder: a process of its own that watches the machine and writes into a black box.
+ *
+ * It must not need what the storm takes away. Before it reports ready it has opened every file, taken and locked all
+ * its memory, and protected itself from the OOM killer; from then on it reads with pread(2) into fixed buffers and
+ * formats into fixed buffers. What can block on the system under test (the workqueue canary, device-mapper ioctls)
+ * has a thread of its own, so that the sampler is late only when the machine does not run it.
+ *
+ * Every loss is counted: ticks left out, log records overwritten before they were read, records refused by a full box.
+ */
+#ifndef HEADROOM_RECORDER_H
+#define HEADROOM_RECORDER_H
+
+#include "record/blackbox.h"
+
+#include <sys/types.h>
+
+#define RECORDER_MAX_DM 64 /* device-mapper devices watched; dmtest's largest set needs 17 */
+
+struct recorder_config {
+	unsigned period_ms;		 /* between samples: 10 to 60000; the suite uses 100 (10 Hz) */
+	unsigned canary_ms;		 /* between probes of the workqueues; 0: none */
+	unsigned dm_ms;			 /* between looks at the dm devices */
+	const char *dm[RECORDER_MAX_DM]; /* names; NULL ends them */
+	int kmsg_fd;			 /* > 0: a non-blocking stand-in for /dev/kmsg, for tests */
+};
+
+struct recorder {
+	pid_t pid;
+	struct recorder_shared *shared;
+};
+
+/*
+ * Start recording into the box. Returns when the recorder is ready and its first sample is about to be taken, or
+ * -errno. Files that this kernel does not have are left out of the samples.
+ */
+int recorder_start(struct recorder *r, struct bb *box, const struct recorder_config *config);
+/* Take the last sample and end. 0, or -ETIMEDOUT when it had to be killed (5 s). */
+int recorder_stop(struct recorder *r);
+
+/* Add a line of text to the kernel log, so that both clocks meet in it. */
+int recorder_mark(const char *text);
+
+#endif

@@ -1,0 +1,326 @@
+// SPDX-License-Identifier: MIT
+#include "record/sources.h"
+
+#include <string.h>
+#include <unistd.h>
+
+struct span {
+	const char *p, *end;
+};
+
+static bool next_line(struct span *text, struct span *line)
+{
+	const char *nl;
+
+	if (text->p >= text->end)
+		return false;
+	nl = memchr(text->p, '\n', (size_t)(text->end - text->p));
+	/* A last line without its newline was cut off: its number may lack digits. */
+	if (!nl)
+		return false;
+	*line = (struct span){ text->p, nl };
+	text->p = nl + 1;
+	return true;
+}
+
+static bool next_word(struct span *line, struct span *word)
+{
+	while (line->p < line->end && (*line->p == ' ' || *line->p == '\t'))
+		line->p++;
+	word->p = line->p;
+	while (line->p < line->end && *line->p != ' ' && *line->p != '\t')
+		line->p++;
+	word->end = line->p;
+	return word->p < word->end;
+}
+
+static bool span_is(const struct span *s, const char *text)
+{
+	size_t len = strlen(text);
+
+	return (size_t)(s->end - s->p) == len && memcmp(s->p, text, len) == 0;
+}
+
+static bool span_starts(const struct span *s, const char *prefix)
+{
+	size_t len = strlen(prefix);
+
+	return (size_t)(s->end - s->p) >= len && memcmp(s->p, prefix, len) == 0;
+}
+
+static bool span_u64(const struct span *s, uint64_t *value)
+{
+	uint64_t v = 0;
+
+	if (s->p == s->end)
+		return false;
+	for (const char *p = s->p; p < s->end; p++) {
+		if (*p < '0' || *p > '9' || v > (UINT64_MAX - 9) / 10)
+			return false;
+		v = v * 10 + (uint64_t)(*p - '0');
+	}
+	*value = v;
+	return true;
+}
+
+/* A word that is a number, in one pass: most of every file is numbers. */
+static bool next_u64(struct span *line, uint64_t *value)
+{
+	const char *p = line->p, *end = line->end, *begin;
+	uint64_t v = 0;
+
+	while (p < end && (*p == ' ' || *p == '\t'))
+		p++;
+	for (begin = p; p < end && *p >= '0' && *p <= '9' && v <= (UINT64_MAX - 9) / 10; p++)
+		v = v * 10 + (uint64_t)(*p - '0');
+	line->p = p;
+	*value = v;
+	return p > begin && (p == end || *p == ' ' || *p == '\t');
+}
+
+/* A name of a table, with its length, so that a line is told apart without strlen. */
+struct key {
+	const char *text;
+	size_t len;
+};
+#define KEY(text)                                                                                                      \
+	{                                                                                                              \
+		text, sizeof(text) - 1                                                                                 \
+	}
+
+/* Copy a name into a NUL-terminated buffer. False if it does not fit: no kernel name is that long. */
+static bool span_copy(const struct span *s, char *buf, size_t size)
+{
+	size_t len = (size_t)(s->end - s->p);
+
+	if (len >= size)
+		return false;
+	memcpy(buf, s->p, len);
+	buf[len] = '\0';
+	return true;
+}
+
+void source_meminfo(struct jsonw *j, const char *text, size_t len, struct sample_live *live)
+{
+	/* In the kernel's order: the search goes on where it ended, so a wanted line is found at once. */
+	static const struct key wanted[] = {
+		KEY("MemTotal"),     KEY("MemFree"),	 KEY("MemAvailable"), KEY("Buffers"),	  KEY("Cached"),
+		KEY("SwapCached"),   KEY("Active"),	 KEY("Inactive"),     KEY("Unevictable"), KEY("Mlocked"),
+		KEY("SwapTotal"),    KEY("SwapFree"),	 KEY("Dirty"),	      KEY("Writeback"),	  KEY("AnonPages"),
+		KEY("Mapped"),	     KEY("Shmem"),	 KEY("KReclaimable"), KEY("Slab"),	  KEY("SReclaimable"),
+		KEY("SUnreclaim"),   KEY("KernelStack"), KEY("PageTables"),   KEY("Bounce"),	  KEY("CommitLimit"),
+		KEY("Committed_AS"), KEY("VmallocUsed"), KEY("Percpu"),
+	};
+	enum { N_WANTED = sizeof(wanted) / sizeof(wanted[0]) };
+	struct span all = { text, text + len }, line, word;
+	size_t at = 0;
+
+	jsonw_object(j, "mem");
+	while (next_line(&all, &line)) {
+		uint64_t kib;
+
+		if (!next_word(&line, &word) || word.end[-1] != ':')
+			continue;
+		word.end--;
+		for (size_t n = 0; n < N_WANTED; n++, at = at + 1 < N_WANTED ? at + 1 : 0) {
+			const struct key *key = &wanted[at];
+
+			if ((size_t)(word.end - word.p) != key->len || memcmp(word.p, key->text, key->len) != 0)
+				continue;
+			if (next_u64(&line, &kib)) {
+				jsonw_u64(j, key->text, kib);
+				if (strcmp(key->text, "SUnreclaim") == 0)
+					live->slab_unreclaimable_kib = kib;
+				else if (strcmp(key->text, "MemAvailable") == 0)
+					live->available_kib = kib;
+			}
+			break;
+		}
+	}
+	jsonw_object_end(j);
+}
+
+void source_vmstat(struct jsonw *j, const char *text, size_t len, struct sample_live *live)
+{
+	/* Prefixes: the per-zone and per-type variants differ from kernel to kernel. */
+	static const struct key wanted[] = {
+		KEY("oom_kill"),   KEY("allocstall"),	 KEY("pgscan_"),      KEY("pgsteal_"),	   KEY("pswp"),
+		KEY("swp"),	   KEY("zswp"),		 KEY("pgmajfault"),   KEY("drop_"),	   KEY("slabs_scan"),
+		KEY("nr_slab_"),   KEY("nr_dirty"),	 KEY("nr_writeback"), KEY("nr_throttled"), KEY("nr_vmscan_"),
+		KEY("pgmigrate_"), KEY("compact_"),	 KEY("kswapd_"),      KEY("workingset_"),  KEY("pageoutrun"),
+		KEY("balloon_"),   KEY("nr_free_pages"), KEY("nr_isolated_"),
+	};
+	struct span all = { text, text + len }, line, word;
+
+	jsonw_object(j, "vm");
+	while (next_line(&all, &line)) {
+		char name[64];
+		uint64_t value;
+
+		if (!next_word(&line, &word))
+			continue;
+		for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+			const struct key *key = &wanted[i];
+
+			if (*word.p != *key->text || (size_t)(word.end - word.p) < key->len ||
+			    memcmp(word.p, key->text, key->len) != 0)
+				continue;
+			if (span_copy(&word, name, sizeof(name)) && next_u64(&line, &value)) {
+				jsonw_u64(j, name, value);
+				if (strcmp(name, "oom_kill") == 0)
+					live->oom_kills = value;
+			}
+			break;
+		}
+	}
+	jsonw_object_end(j);
+}
+
+/* "avg10=1.25": the kernel always prints two decimals. */
+static void put_pressure_word(struct jsonw *j, const char *kind, const struct span *word)
+{
+	char key[24];
+	struct span number = *word;
+	uint64_t whole, cents;
+
+	if (span_starts(word, "avg10=")) {
+		const char *dot = memchr(word->p, '.', (size_t)(word->end - word->p));
+		struct span fraction;
+
+		if (!dot)
+			return;
+		number.p += strlen("avg10=");
+		number.end = dot;
+		fraction = (struct span){ dot + 1, word->end };
+		if (fraction.end - fraction.p != 2 || !span_u64(&number, &whole) || !span_u64(&fraction, &cents) ||
+		    whole > 100)
+			return;
+		strcpy(stpcpy(key, kind), "_avg10");
+		jsonw_fixed(j, key, (int64_t)(whole * 100 + cents), 2);
+	} else if (span_starts(word, "total=")) {
+		number.p += strlen("total=");
+		if (!span_u64(&number, &whole))
+			return;
+		strcpy(stpcpy(key, kind), "_us");
+		jsonw_u64(j, key, whole);
+	}
+}
+
+void source_pressure(struct jsonw *j, const char *name, const char *text, size_t len)
+{
+	struct span all = { text, text + len }, line, word;
+
+	jsonw_object(j, name);
+	while (next_line(&all, &line)) {
+		char kind[8];
+
+		if (!next_word(&line, &word) || !span_copy(&word, kind, sizeof(kind)))
+			continue;
+		if (strcmp(kind, "some") != 0 && strcmp(kind, "full") != 0)
+			continue;
+		while (next_word(&line, &word))
+			put_pressure_word(j, kind, &word);
+	}
+	jsonw_object_end(j);
+}
+
+/* From " : tunables limit batchcount sharedfactor : slabdata active num shared": num. */
+static bool slabs_held(const struct span *line, uint64_t *slabs)
+{
+	const char *tunables = memchr(line->p, ':', (size_t)(line->end - line->p));
+	const char *data = tunables ? memchr(tunables + 1, ':', (size_t)(line->end - tunables - 1)) : NULL;
+	struct span rest, word;
+
+	if (!data)
+		return false;
+	rest = (struct span){ data + 1, line->end };
+	return next_word(&rest, &word) && span_is(&word, "slabdata") && next_u64(&rest, slabs) &&
+	       next_u64(&rest, slabs);
+}
+
+void source_slabinfo(struct jsonw *j, const char *text, size_t len)
+{
+	struct span all = { text, text + len }, line, word;
+	uint64_t page_kib = (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
+
+	jsonw_object(j, "slab");
+	while (next_line(&all, &line)) {
+		/* name active num objsize objperslab pagesperslab : tunables a b c : slabdata active num shared */
+		uint64_t active, num, size, per_slab, pages, slabs;
+		char name[64];
+
+		/* Nearly half of all caches have no objects. */
+		if (!next_word(&line, &word) || *word.p == '#' || !next_u64(&line, &active) || !next_u64(&line, &num) ||
+		    !num || !next_u64(&line, &size) || !next_u64(&line, &per_slab) || !next_u64(&line, &pages) ||
+		    !slabs_held(&line, &slabs) || !span_copy(&word, name, sizeof(name)))
+			continue;
+		jsonw_array(j, name);
+		jsonw_u64(j, NULL, active);
+		jsonw_u64(j, NULL, num);
+		jsonw_u64(j, NULL, size);
+		jsonw_u64(j, NULL, slabs * pages * page_kib);
+		jsonw_array_end(j);
+	}
+	jsonw_object_end(j);
+}
+
+void source_zoneinfo(struct jsonw *j, const char *text, size_t len)
+{
+	struct span all = { text, text + len }, line, word;
+	uint64_t page_kib = (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
+	uint64_t managed = 0, free_pages = 0, value;
+	bool movable = false, seen = false;
+
+	while (next_line(&all, &line)) {
+		/* Most lines belong to other zones. */
+		if ((!movable && *line.p != 'N') || !next_word(&line, &word))
+			continue;
+		if (span_is(&word, "Node")) {
+			/* "Node 0, zone  Movable" */
+			movable = next_word(&line, &word) && next_word(&line, &word) && span_is(&word, "zone") &&
+				  next_word(&line, &word) && span_is(&word, "Movable");
+			seen |= movable;
+		} else if (movable && span_is(&word, "managed") && next_u64(&line, &value)) {
+			managed += value;
+		} else if (movable && span_is(&word, "pages") && next_word(&line, &word) && span_is(&word, "free") &&
+			   next_u64(&line, &value)) {
+			free_pages += value;
+		}
+	}
+	if (!seen)
+		return;
+	jsonw_object(j, "zone_movable");
+	jsonw_u64(j, "managed_kib", managed * page_kib);
+	jsonw_u64(j, "free_kib", free_pages * page_kib);
+	jsonw_object_end(j);
+}
+
+void source_diskstats(struct jsonw *j, const char *text, size_t len)
+{
+	struct span all = { text, text + len }, line, word;
+
+	jsonw_object(j, "disk");
+	while (next_line(&all, &line)) {
+		/* major minor name, then the fields of Documentation/admin-guide/iostats.rst, 1 to 10 */
+		uint64_t number, f[10];
+		char name[64];
+		int i;
+
+		if (!next_u64(&line, &number) || !next_u64(&line, &number) || !next_word(&line, &word) ||
+		    span_starts(&word, "loop") || span_starts(&word, "ram") || !span_copy(&word, name, sizeof(name)))
+			continue;
+		for (i = 0; i < 10 && next_u64(&line, &f[i]); i++)
+			;
+		if (i < 10)
+			continue;
+		jsonw_array(j, name);
+		jsonw_u64(j, NULL, f[0]); /* reads */
+		jsonw_u64(j, NULL, f[2]); /* sectors read */
+		jsonw_u64(j, NULL, f[4]); /* writes */
+		jsonw_u64(j, NULL, f[6]); /* sectors written */
+		jsonw_u64(j, NULL, f[8]); /* in flight */
+		jsonw_u64(j, NULL, f[9]); /* ms busy */
+		jsonw_array_end(j);
+	}
+	jsonw_object_end(j);
+}

@@ -1,0 +1,33 @@
+// SPDX-License-Identifier: MIT
+/*
+ * From the text of a kernel file to members of a sample. Nothing here allocates, opens or blocks; text that is
+ * truncated or not what was expected gives fewer members, never wrong ones.
+ */
+#ifndef HEADROOM_SOURCES_H
+#define HEADROOM_SOURCES_H
+
+#include "base/jsonw.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* Figures that the progress display wants from a sample; a field that was not in the text keeps its value. */
+struct sample_live {
+	uint64_t slab_unreclaimable_kib, available_kib, oom_kills;
+};
+
+/* /proc/meminfo, the keys of the record, in KiB. */
+void source_meminfo(struct jsonw *j, const char *text, size_t len, struct sample_live *live);
+/* /proc/vmstat, the counters that speak about reclaim, swap, migration and OOM. */
+void source_vmstat(struct jsonw *j, const char *text, size_t len, struct sample_live *live);
+/* /proc/pressure/NAME as member NAME: some_avg10, full_avg10, some_us, full_us. */
+void source_pressure(struct jsonw *j, const char *name, const char *text, size_t len);
+/* /proc/slabinfo: [active objects, objects, object bytes, KiB held] of each cache with objects. */
+void source_slabinfo(struct jsonw *j, const char *text, size_t len);
+/* /proc/zoneinfo: the Movable zones of all nodes added up. */
+void source_zoneinfo(struct jsonw *j, const char *text, size_t len);
+/* /proc/diskstats without loop and RAM disks. */
+void source_diskstats(struct jsonw *j, const char *text, size_t len);
+
+#endif

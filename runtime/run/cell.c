@@ -1,0 +1,723 @@
+// SPDX-License-Identifier: MIT
+#include "run/cell.h"
+
+#include "base/clock.h"
+#include "base/jsonw.h"
+#include "base/log.h"
+#include "base/module.h"
+#include "base/spawn.h"
+#include "base/sysfile.h"
+#include "cgroups/scope.h"
+#include "record/recorder.h"
+#include "record/wqtrace.h"
+#include "run/undo.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <inttypes.h>
+#include <linux/limits.h>
+#include <signal.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/prctl.h>
+#include <sys/stat.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define BASELINE_MS    1000 /* recorded before the start line */
+#define COOL_DOWN_MS   1000 /* recorded after the load has ended */
+#define KILL_WAIT_MS   5000 /* after SIGKILL; what is still there then hangs in the kernel */
+#define TERM_WAIT_MS   2000
+#define TEARDOWN_S     15
+#define DM_PERIOD_MS   1000
+#define ROUND_PAUSE_MS 500	  /* of the bystander */
+#define TOOL_FILE_MAX  (4U << 20) /* of a tool's output, kept in the record */
+#define EVENT_SIZE     4096
+
+/* Where events of this process go. Children inherit it: the box is shared memory. */
+static struct bb *events_to;
+
+static void begin_event(struct jsonw *j, char *buf, const char *kind)
+{
+	jsonw_init(j, buf, EVENT_SIZE);
+	jsonw_object(j, NULL);
+	jsonw_seconds(j, "t", clock_ns());
+	jsonw_str(j, "kind", kind);
+}
+
+static void end_event(struct jsonw *j, const char *raw)
+{
+	size_t len;
+
+	struct jsonw without_raw = *j;
+
+	jsonw_str(j, "raw", raw);
+	jsonw_object_end(j);
+	len = jsonw_line(j);
+	if (!len) {
+		/* Escaped, a text can be six times as long. The event itself must not be lost for it. */
+		*j = without_raw;
+		jsonw_str(j, "raw", "(too long)");
+		jsonw_object_end(j);
+		len = jsonw_line(j);
+	}
+	if (len)
+		bb_append(events_to, BB_EVENT, j->buf, len);
+}
+
+void cell_event(const char *kind, const char *fmt, ...)
+{
+	char buf[EVENT_SIZE], text[1024];
+	struct jsonw j;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	begin_event(&j, buf, kind);
+	end_event(&j, text);
+}
+
+static void event_with_text(const char *kind, const char *fmt, va_list ap)
+{
+	char text[1024];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	cell_event(kind, "%s", text);
+}
+
+void cell_fail(const struct cell *c, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	log_err("%s: %s", c->workload->name, text);
+	cell_event("fail", "%s: %s", c->workload->name, text);
+}
+
+void cell_corrupt(const struct cell *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	(void)c;
+	va_start(ap, fmt);
+	event_with_text("corrupt", fmt, ap);
+	va_end(ap);
+}
+
+void cell_phase(const char *name)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	begin_event(&j, buf, "phase");
+	jsonw_str(&j, "name", name);
+	end_event(&j, name);
+}
+
+static bool declared(const struct cell *c, const char *name)
+{
+	for (const struct metric *m = c->workload->metrics; m && m->name; m++)
+		if (strcmp(m->name, name) == 0)
+			return true;
+	cell_fail(c, "metric '%s' is not declared", name);
+	return false;
+}
+
+void cell_metric_fixed(const struct cell *c, const char *name, int64_t value, unsigned decimals)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	if (!declared(c, name))
+		return;
+	begin_event(&j, buf, "metric");
+	jsonw_str(&j, "name", name);
+	jsonw_fixed(&j, "value", value, decimals);
+	end_event(&j, "");
+}
+
+void cell_metric_u64(const struct cell *c, const char *name, uint64_t value)
+{
+	cell_metric_fixed(c, name, (int64_t)value, 0);
+}
+
+void cell_metric_bool(const struct cell *c, const char *name, bool value)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	if (!declared(c, name))
+		return;
+	begin_event(&j, buf, "metric");
+	jsonw_str(&j, "name", name);
+	jsonw_bool(&j, "value", value);
+	end_event(&j, "");
+}
+
+static void spawn_event(const char *role, const char *comm, pid_t pid)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	begin_event(&j, buf, "spawn");
+	jsonw_str(&j, "role", role);
+	jsonw_str(&j, "comm", comm);
+	jsonw_i64(&j, "pid", pid);
+	end_event(&j, "");
+}
+
+static void exit_event(const char *role, const char *comm, pid_t pid, int code)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	begin_event(&j, buf, "exit");
+	jsonw_str(&j, "role", role);
+	jsonw_str(&j, "comm", comm);
+	jsonw_i64(&j, "pid", pid);
+	jsonw_i64(&j, "status", code);
+	end_event(&j, "");
+}
+
+bool cell_should_stop(const struct cell *c)
+{
+	/* Whoever asks is at work: while devices are filled there is no recorder yet to show that we live. */
+	bb_beat(events_to);
+	return clock_ns() >= c->deadline_ns;
+}
+
+/* --- Children --- */
+
+static int exit_code(int wait_status)
+{
+	return WIFEXITED(wait_status) ? WEXITSTATUS(wait_status) : 128 + WTERMSIG(wait_status);
+}
+
+/* Wait until no process of the group is left, taking in those that became ours when their parent died. */
+static bool group_gone_until(pid_t group, int64_t deadline_ns)
+{
+	for (;;) {
+		while (waitpid(-group, NULL, WNOHANG) > 0)
+			;
+		if (kill(-group, 0) < 0 && errno == ESRCH)
+			return true;
+		if (clock_ns() >= deadline_ns)
+			return false;
+		clock_sleep_ms(20);
+	}
+}
+
+/*
+ * Wait for a child, the leader of its process group, until the deadline; then end the group: SIGTERM, SIGKILL, and
+ * what does not even die of that is left. Returns the child's exit code, -ETIMEDOUT when we ended it, -EBUSY when
+ * something of the group is still there.
+ */
+static int wait_or_end(pid_t pid, int64_t deadline_ns)
+{
+	int status, rc = -ETIMEDOUT;
+	bool gone;
+
+	if (spawn_wait_until(pid, deadline_ns, &status)) {
+		rc = exit_code(status);
+		gone = group_gone_until(pid, clock_ns() + TERM_WAIT_MS * NS_PER_MS);
+	} else {
+		cell_event("deadline", "pid %d is told to end", pid);
+		kill(-pid, SIGTERM);
+		gone = group_gone_until(pid, clock_ns() + TERM_WAIT_MS * NS_PER_MS);
+	}
+	if (!gone) {
+		kill(-pid, SIGKILL);
+		gone = group_gone_until(pid, clock_ns() + KILL_WAIT_MS * NS_PER_MS);
+	}
+	if (!gone) {
+		cell_event("stuck", "process group %d does not die of SIGKILL", pid);
+		return -EBUSY;
+	}
+	return rc;
+}
+
+static void redirect(const char *dir, const char *label, const char *suffix, int to)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s.%s", dir, label, suffix);
+	fd = open(path, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0644);
+	if (fd < 0 || dup2(fd, to) < 0)
+		_exit(126);
+}
+
+int cell_tool(const struct cell *c, const char *label, const char *const *argv)
+{
+	pid_t pid, parent = getpid();
+	int rc, status;
+
+	pid = fork();
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		spawn_die_with(parent);
+		/* In the group of the hook's child, so that ending the hook ends the tool. */
+		redirect(c->work_dir, label, "out", STDOUT_FILENO);
+		redirect(c->work_dir, label, "err", STDERR_FILENO);
+		execvp(argv[0], (char *const *)argv);
+		_exit(127);
+	}
+	spawn_event(ROLE_WORKLOAD, argv[0], pid);
+	if (spawn_wait_until(pid, c->deadline_ns, &status)) {
+		rc = exit_code(status);
+	} else {
+		kill(pid, SIGKILL);
+		rc = spawn_wait_until(pid, clock_ns() + KILL_WAIT_MS * NS_PER_MS, &status) ? -ETIMEDOUT : -EBUSY;
+	}
+	exit_event(ROLE_WORKLOAD, argv[0], pid, rc);
+	return rc;
+}
+
+/* A child in its own process group and cgroup. In the child: returns 0. */
+static pid_t fork_into(const char *role, const char *comm, int oom_score_adj)
+{
+	char group[64], adj[16];
+	pid_t parent = getpid();
+	pid_t pid = fork();
+
+	if (pid != 0) {
+		if (pid > 0)
+			spawn_event(role, comm, pid);
+		return pid;
+	}
+	spawn_die_with(parent);
+	setpgid(0, 0);
+	signal(SIGINT, SIG_DFL);
+	signal(SIGTERM, SIG_DFL);
+	prctl(PR_SET_NAME, comm);
+	snprintf(group, sizeof(group), CGROUP_PARENT "/%s", role);
+	if (scope_attach(group, getpid()))
+		cell_event("fail", "cannot join cgroup %s", group);
+	snprintf(adj, sizeof(adj), "%d", oom_score_adj);
+	if (sysfile_write("/proc/self/oom_score_adj", adj))
+		cell_event("fail", "cannot set oom_score_adj %d", oom_score_adj);
+	return 0;
+}
+
+static volatile sig_atomic_t bystander_told;
+
+static void tell_bystander(int sig)
+{
+	(void)sig;
+	bystander_told = 1;
+}
+
+static void touch(volatile char *memory, size_t size, unsigned round)
+{
+	for (size_t at = 0; at < size; at += 4096)
+		memory[at] = (char)round;
+}
+
+/* How long the worst round took so far. Said again only when it has doubled: the storm is no time for many words. */
+static void bystander_event(int64_t longest_ns)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	begin_event(&j, buf, "bystander");
+	jsonw_fixed(&j, "stall_max_ms", longest_ns / 1000, 3);
+	end_event(&j, "");
+}
+
+/*
+ * Somebody who has nothing to do with it, as a service that goes on working: holds memory and looks at all of it, takes
+ * as much again for a moment and gives it back, and notes how long that took. It is what the OOM killer should not
+ * have had to take.
+ */
+static void bystander(unsigned mib)
+{
+	size_t size = (size_t)mib << 20;
+	int64_t longest = 0, told = 0;
+	/* Not reserved: it may be asked to hold more than the machine has. */
+	volatile char *memory =
+		mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+	if (memory == MAP_FAILED) {
+		cell_event("fail", "bystander: %u MiB: %s", mib, strerror(errno));
+		_exit(1);
+	}
+	signal(SIGTERM, tell_bystander);
+	touch(memory, size, 0);
+	for (unsigned round = 1; !bystander_told; round++) {
+		int64_t begin = clock_ns(), took;
+		void *more =
+			mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+
+		if (more != MAP_FAILED) {
+			touch(more, size, round);
+			munmap(more, size);
+		}
+		touch(memory, size, round);
+		took = clock_ns() - begin;
+		if (took > longest)
+			longest = took;
+		if (longest > 2 * told) {
+			bystander_event(longest);
+			told = longest;
+		}
+		clock_sleep_ms(ROUND_PAUSE_MS);
+	}
+	bystander_event(longest);
+	_exit(0);
+}
+
+enum hook { HOOK_RUN, HOOK_VERIFY };
+
+static pid_t start_hook(const struct cell *c, enum hook hook, const char *role, int oom_score_adj)
+{
+	pid_t pid = fork_into(role, c->workload->name, oom_score_adj);
+	struct cell mine = *c;
+
+	if (pid != 0)
+		return pid;
+	munlockall();
+	_exit((hook == HOOK_RUN ? c->workload->run : c->workload->verify)(&mine) ? 1 : 0);
+}
+
+/* --- Phases --- */
+
+struct cell_run {
+	const struct spec *spec;
+	struct bb *box;
+	struct cell cells[SPEC_MAX_WORKLOADS];
+	pid_t pids[SPEC_MAX_WORKLOADS];
+	struct recorder recorder;
+	struct wqtrace wqtrace;
+	bool recording;
+	bool stuck;
+};
+
+static int set_knob(const struct spec_knob *k)
+{
+	char old[64] = "", now[64] = "", buf[EVENT_SIZE];
+	struct jsonw j;
+	int err = 0;
+
+	if (sysfile_read(k->path, old, sizeof(old)) < 0) {
+		if (!k->required)
+			return 0;
+		cell_event("fail", "%s: %s cannot be read", k->name, k->path);
+		return -ENOENT;
+	}
+	if (strcmp(old, k->value) != 0) {
+		err = undo_note("knob", k->path, old);
+		if (!err)
+			err = sysfile_write(k->path, k->value);
+	}
+	begin_event(&j, buf, "knob");
+	jsonw_str(&j, "name", k->name);
+	jsonw_str(&j, "value", k->value);
+	jsonw_str(&j, "before", old);
+	if (sysfile_read(k->path, now, sizeof(now)) >= 0)
+		jsonw_str(&j, "read_back", now);
+	if (err)
+		jsonw_str(&j, "error", strerror(-err));
+	end_event(&j, "");
+	if (err && k->required)
+		cell_event("fail", "write %s = %s: %s", k->path, k->value, strerror(-err));
+	return k->required ? err : 0;
+}
+
+static int make_group(const char *role)
+{
+	char group[64], path[PATH_MAX];
+	int err;
+
+	snprintf(group, sizeof(group), role ? CGROUP_PARENT "/%s" : CGROUP_PARENT, role);
+	scope_path(group, path, sizeof(path));
+	err = undo_note("cgroup", path, NULL);
+	if (!err)
+		err = scope_create(group);
+	if (err)
+		cell_event("fail", "cgroup %s: %s", group, strerror(-err));
+	return err;
+}
+
+static int make_groups(void)
+{
+	static const char *const roles[] = { NULL, ROLE_WORKLOAD, ROLE_BYSTANDER, ROLE_HARNESS };
+	int err = scope_init();
+
+	if (err)
+		cell_event("fail", "cgroup v2: %s", strerror(-err));
+	for (size_t i = 0; !err && i < sizeof(roles) / sizeof(roles[0]); i++)
+		err = make_group(roles[i]);
+	return err;
+}
+
+static int load_modules(const struct workload *w)
+{
+	int err = 0;
+
+	for (const char *const *m = w->modules; !err && m && *m; m++) {
+		err = module_load(*m);
+		if (err)
+			cell_event("fail", "module %s: %s", *m, strerror(-err));
+	}
+	return err;
+}
+
+static int set_up(struct cell_run *r, const char *work_dir)
+{
+	const struct spec *s = r->spec;
+	int err = make_groups();
+
+	for (size_t i = 0; !err && i < s->n_workloads; i++)
+		err = load_modules(s->workloads[i].workload);
+	for (size_t i = 0; !err && i < s->n_knobs; i++)
+		err = set_knob(&s->knobs[i]);
+	for (size_t i = 0; !err && i < s->n_workloads; i++) {
+		const struct spec_workload *w = &s->workloads[i];
+
+		r->cells[i] = (struct cell){
+			.workload = w->workload,
+			.opts = w->opts,
+			.run_id = s->run_id,
+			.scratch = s->scratch,
+			.scratch_start = w->start_sector,
+			.scratch_sectors = w->sectors,
+			.work_dir = work_dir,
+			.seed = s->seed,
+			.deadline_ns = clock_ns() + s->setup_s * NS_PER_S,
+		};
+		err = w->workload->setup(&r->cells[i]);
+	}
+	return err;
+}
+
+static int start_recorder(struct cell_run *r)
+{
+	static char names[RECORDER_MAX_DM][64];
+	struct recorder_config config = {
+		.period_ms = r->spec->period_ms,
+		.canary_ms = r->spec->canary_ms,
+		.dm_ms = DM_PERIOD_MS,
+	};
+	unsigned n = 0;
+	int err;
+
+	for (size_t i = 0; i < r->spec->n_workloads; i++) {
+		const struct cell *c = &r->cells[i];
+
+		for (unsigned k = 0; c->workload->dm_name && n < RECORDER_MAX_DM - 1 &&
+				     c->workload->dm_name(c->opts, c->run_id, k, names[n], sizeof(names[n]));
+		     k++) {
+			config.dm[n] = names[n];
+			n++;
+		}
+	}
+	err = recorder_start(&r->recorder, r->box, &config);
+	r->recording = !err;
+	if (err)
+		cell_event("fail", "recorder: %s", strerror(-err));
+	else
+		spawn_event(ROLE_HARNESS, "hr-recorder", r->recorder.pid);
+	return err;
+}
+
+/* An observer among others: where it cannot be had the box says why, and the cell goes on. */
+static void start_wqtrace(struct cell_run *r)
+{
+	struct wqtrace_config config = {
+		.buffer_kib = r->spec->wq_trace_kib,
+		.threshold_ms = r->spec->wq_trace_ms,
+	};
+	int err;
+
+	if (!r->spec->wq_trace_kib)
+		return;
+	err = wqtrace_start(&r->wqtrace, r->box, &config);
+	if (err)
+		log_warn("workqueue tracepoints: %s", strerror(-err));
+	else
+		spawn_event(ROLE_HARNESS, "hr-wqtrace", r->wqtrace.pid);
+}
+
+static void start_line(struct cell_run *r)
+{
+	char mark[160];
+	int64_t now;
+
+	clock_sleep_ms(BASELINE_MS);
+	now = clock_ns();
+	snprintf(mark, sizeof(mark), "start line of %s at %" PRId64, r->spec->cell, now);
+	recorder_mark(mark);
+	atomic_store(&r->box->head->start_ns, now);
+	bb_stage(r->box, BB_RUN);
+	cell_event("start", "%s", r->spec->cell);
+	cell_phase("run");
+}
+
+/* All workloads at the same time, until the last has ended or their time is up. */
+static void run_load(struct cell_run *r)
+{
+	int64_t deadline = clock_ns() + r->spec->run_s * NS_PER_S;
+	int64_t hook_deadline = deadline - (KILL_WAIT_MS + TERM_WAIT_MS) * NS_PER_MS;
+	int err;
+
+	for (size_t i = 0; i < r->spec->n_workloads; i++) {
+		r->cells[i].deadline_ns = hook_deadline;
+		r->pids[i] = start_hook(&r->cells[i], HOOK_RUN, ROLE_WORKLOAD, 0);
+	}
+	for (size_t i = 0; i < r->spec->n_workloads; i++) {
+		int rc = r->pids[i] > 0 ? wait_or_end(r->pids[i], deadline) : -EAGAIN;
+
+		exit_event(ROLE_WORKLOAD, r->cells[i].workload->name, r->pids[i], rc);
+		r->cells[i].run_ok = rc == 0;
+		r->stuck |= rc == -EBUSY;
+	}
+	cell_phase("cool-down");
+	clock_sleep_ms(COOL_DOWN_MS);
+	err = wqtrace_stop(&r->wqtrace);
+	if (err)
+		cell_event("wq-trace-left", "%s",
+			   err == -EBUSY ? "the kernel takes its time to remove the trace instance"
+					 : "the follower of the workqueue tracepoints did not end");
+}
+
+static void verify_data(struct cell_run *r)
+{
+	int64_t deadline = clock_ns() + r->spec->verify_s * NS_PER_S;
+
+	bb_stage(r->box, BB_VERIFY);
+	cell_phase("verify");
+	for (size_t i = 0; i < r->spec->n_workloads; i++) {
+		char buf[EVENT_SIZE];
+		struct jsonw j;
+		pid_t pid;
+		int rc;
+
+		r->cells[i].deadline_ns = deadline - (KILL_WAIT_MS + TERM_WAIT_MS) * NS_PER_MS;
+		pid = start_hook(&r->cells[i], HOOK_VERIFY, ROLE_HARNESS, -1000);
+		rc = pid > 0 ? wait_or_end(pid, deadline) : -EAGAIN;
+		r->stuck |= rc == -EBUSY;
+		begin_event(&j, buf, "verify");
+		jsonw_str(&j, "workload", r->cells[i].workload->name);
+		jsonw_bool(&j, "ok", rc == 0);
+		jsonw_bool(&j, "after_run", r->cells[i].run_ok);
+		jsonw_i64(&j, "status", rc);
+		end_event(&j, "");
+	}
+}
+
+static void keep_file(struct bb *box, const char *dir, const char *name)
+{
+	char path[PATH_MAX];
+	struct stat st;
+	char *data;
+	int fd;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0)
+		return;
+	if (fstat(fd, &st) == 0 && S_ISREG(st.st_mode) && st.st_size > 0 && st.st_size <= TOOL_FILE_MAX) {
+		data = malloc((size_t)st.st_size);
+		if (data && read(fd, data, (size_t)st.st_size) == st.st_size)
+			bb_append2(box, BB_FILE, name, strlen(name) + 1, data, (size_t)st.st_size);
+		free(data);
+	}
+	close(fd);
+}
+
+static void keep_tool_files(struct bb *box, const char *dir)
+{
+	DIR *d = opendir(dir);
+	struct dirent *e;
+
+	while (d && (e = readdir(d)))
+		if (e->d_name[0] != '.')
+			keep_file(box, dir, e->d_name);
+	if (d)
+		closedir(d);
+}
+
+/* Undo in a child: taking devices down can hang where the load has left a mess. */
+static void tear_down(struct cell_run *r, const char *undo_log)
+{
+	pid_t parent = getpid(), pid = r->stuck ? -1 : fork();
+	int rc = -EBUSY;
+
+	if (pid == 0) {
+		spawn_die_with(parent);
+		_exit(undo_play(undo_log) == 0 ? 0 : 1);
+	}
+	if (pid > 0)
+		rc = wait_or_end(pid, clock_ns() + TEARDOWN_S * NS_PER_S);
+	if (rc != 0)
+		cell_event("undo-failed", "%s", r->stuck ? "not tried: a process hangs in the kernel" : "see the log");
+}
+
+int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, const char *work_dir)
+{
+	struct cell_run r = { .spec = spec, .box = box };
+	pid_t bystander_pid = -1;
+	char undo_log[PATH_MAX];
+	int err;
+
+	events_to = box;
+	snprintf(undo_log, sizeof(undo_log), "%s/undo.log", state_dir);
+	bb_stage(box, BB_SETUP);
+	cell_phase("setup");
+	/* Best effort: on a machine where we may not, the record shows what became of us. */
+	sysfile_write("/proc/self/oom_score_adj", "-1000");
+	/* A tool whose hook has died becomes our child, so that its end can be waited for. */
+	prctl(PR_SET_CHILD_SUBREAPER, 1);
+	err = undo_open(undo_log);
+	if (err)
+		cell_event("fail", "undo log %s: %s", undo_log, strerror(-err));
+	if (!err)
+		err = set_up(&r, work_dir);
+	if (!err)
+		start_wqtrace(&r);
+	if (!err)
+		err = start_recorder(&r);
+	if (!err && spec->bystander_mib) {
+		bystander_pid = fork_into(ROLE_BYSTANDER, "bystander", 0);
+		if (bystander_pid == 0)
+			bystander(spec->bystander_mib);
+	}
+	if (!err) {
+		mlockall(MCL_CURRENT);
+		start_line(&r);
+		run_load(&r);
+		if (r.stuck)
+			cell_event("unverified", "a writer still hangs in the kernel: nothing to compare with");
+		else
+			verify_data(&r);
+	}
+	wqtrace_stop(&r.wqtrace); /* where the load was never started */
+	if (bystander_pid > 0) {
+		int status;
+
+		if (spawn_wait_until(bystander_pid, 0, &status))
+			exit_event(ROLE_BYSTANDER, "bystander", bystander_pid, exit_code(status));
+		else {
+			kill(bystander_pid, SIGTERM);
+			if (!spawn_wait_until(bystander_pid, clock_ns() + TERM_WAIT_MS * NS_PER_MS, &status))
+				kill(bystander_pid, SIGKILL);
+		}
+	}
+	cell_phase("teardown");
+	keep_tool_files(box, work_dir);
+	tear_down(&r, undo_log);
+	cell_event("done", "%s", err ? strerror(-err) : "complete");
+	if (r.recording && recorder_stop(&r.recorder))
+		cell_event("fail", "the recorder did not stop");
+	bb_stage(box, BB_DONE);
+	return err;
+}

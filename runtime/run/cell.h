@@ -1,0 +1,25 @@
+// SPDX-License-Identifier: MIT
+/*
+ * One cell, on the machine under test: set up, start line, load, proof, undo. Everything worth knowing goes into the
+ * black box; the verdict is found later, where the record is read.
+ */
+#ifndef HEADROOM_CELL_H
+#define HEADROOM_CELL_H
+
+#include "record/blackbox.h"
+#include "run/spec.h"
+
+/*
+ * Run the cell and leave the box at stage BB_DONE. `state_dir` (a writable directory that survives kill -9 where the
+ * machine is not thrown away) takes the undo log. Returns 0, or -errno when the cell could not be carried through;
+ * the box says why.
+ */
+int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, const char *work_dir);
+
+/* Roles of processes, and the cgroup each lives in: /headroom/ROLE. */
+#define ROLE_WORKLOAD  "workload"
+#define ROLE_BYSTANDER "bystander"
+#define ROLE_HARNESS   "harness"
+#define CGROUP_PARENT  "headroom"
+
+#endif

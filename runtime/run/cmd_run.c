@@ -1,0 +1,408 @@
+// SPDX-License-Identifier: MIT
+/* `headroom run` and `headroom resume`. */
+#include "run/run.h"
+
+#include "base/log.h"
+#include "base/spawn.h"
+#include "commands.h"
+#include "run/journal.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <getopt.h>
+#include <inttypes.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/file.h>
+#include <sys/random.h>
+#include <unistd.h>
+
+static const char run_help[] =
+	"usage: headroom run SCENARIO... [options]\n"
+	"\n"
+	"Runs each scenario under every arm, in throw-away QEMU guests, and writes records and a report.\n"
+	"SCENARIO is a name (headroom list scenarios) or the path of a scenario file.\n"
+	"\n"
+	"  --kernel K         default: this release's Debian kernel; a version such as 6.12; debug; or a bzImage's "
+	"path\n"
+	"  --modules ROOT     for a bzImage: its modules lie in ROOT/lib/modules/VERSION\n"
+	"  --arms A,B|all     before, after, only-X, without-X or arms of the scenario file\n"
+	"  --repeat N         every arm N times, in an order drawn from the seed (1 to 100; default 1)\n"
+	"  --memory MIB       memory of the guest\n"
+	"  --cpus N           processors of the guest\n"
+	"  --seed N           of data and order (default: drawn, and recorded)\n"
+	"  --set S.O=V        option O of section S of the scenario\n"
+	"  --accel kvm|tcg    default: KVM where a guest boots under it\n"
+	"  --out DIR          results go to DIR/UTC-SCENARIO (default: results)\n"
+	"  --dry-run          show the plan and what would be started; run nothing\n"
+	"  --no-report        do not write report.html at the end\n"
+	"  --json             the outcome as JSON on stdout\n"
+	"  -v, --verbose      more words\n"
+	"\n"
+	"Exit status: 0 done and recorded (an expected OOM kill is a success), 1 a verdict was not the expected one,\n"
+	"2 usage, 3 something needed is missing (nothing was run), 4 a cell broke, 130 interrupted.\n";
+
+static const char resume_help[] = "usage: headroom resume DIR [--json] [--no-report]\n"
+				  "\n"
+				  "Goes on with a run that was cut off. The cell that was under way is recorded as "
+				  "interrupted, with what its black\n"
+				  "box holds, and run again; cells that are complete stay as they are.\n"
+				  "\n"
+				  "Exit status as of 'headroom run'.\n";
+
+static int bad_number(const char *option, const char *value, uint64_t min, uint64_t max)
+{
+	log_err("%s %s: must be a whole number from %" PRIu64 " to %" PRIu64, option, value, min, max);
+	return EXIT_USAGE;
+}
+
+/* Returns -1 to go on, or an exit code. */
+static int parse_run_args(struct run_request *q, int argc, char **argv)
+{
+	enum { KERNEL = 256, MODULES, ARMS, REPEAT, MEMORY, CPUS, SEED, SET, ACCEL, OUT, DRY, NO_REPORT, JSON, ON };
+	static const struct option options[] = {
+		{ "kernel", required_argument, NULL, KERNEL },
+		{ "modules", required_argument, NULL, MODULES },
+		{ "arms", required_argument, NULL, ARMS },
+		{ "repeat", required_argument, NULL, REPEAT },
+		{ "memory", required_argument, NULL, MEMORY },
+		{ "cpus", required_argument, NULL, CPUS },
+		{ "seed", required_argument, NULL, SEED },
+		{ "set", required_argument, NULL, SET },
+		{ "accel", required_argument, NULL, ACCEL },
+		{ "out", required_argument, NULL, OUT },
+		{ "dry-run", no_argument, NULL, DRY },
+		{ "no-report", no_argument, NULL, NO_REPORT },
+		{ "json", no_argument, NULL, JSON },
+		{ "verbose", no_argument, NULL, 'v' },
+		{ "on", required_argument, NULL, ON },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	const struct opt *limits = scenario_options;
+	uint64_t memory_min = limits[0].min, memory_max = limits[0].max;
+	int c;
+
+	while ((c = getopt_long(argc, argv, "vh", options, NULL)) != -1) {
+		switch (c) {
+		case KERNEL:
+			q->kernel = optarg;
+			break;
+		case MODULES:
+			q->modules = optarg;
+			break;
+		case ARMS:
+			q->arms = optarg;
+			break;
+		case REPEAT:
+			if (parse_u64(optarg, 1, 100, &q->repeat))
+				return bad_number("--repeat", optarg, 1, 100);
+			break;
+		case MEMORY:
+			if (parse_u64(optarg, memory_min, memory_max, &q->memory_mib))
+				return bad_number("--memory", optarg, memory_min, memory_max);
+			break;
+		case CPUS:
+			if (parse_u64(optarg, 1, 64, &q->cpus))
+				return bad_number("--cpus", optarg, 1, 64);
+			break;
+		case SEED:
+			/* It travels through JSON integers, which end at 63 bits. */
+			if (parse_u64(optarg, 0, INT64_MAX - RUN_MAX_CELLS, &q->seed))
+				return bad_number("--seed", optarg, 0, INT64_MAX - RUN_MAX_CELLS);
+			break;
+		case SET:
+			if (q->n_sets == RUN_MAX_SETS) {
+				log_err("--set: more than %d of them", RUN_MAX_SETS);
+				return EXIT_USAGE;
+			}
+			q->sets[q->n_sets++] = optarg;
+			break;
+		case ACCEL:
+			if (strcmp(optarg, "kvm") != 0 && strcmp(optarg, "tcg") != 0) {
+				log_err("--accel %s: must be kvm or tcg", optarg);
+				return EXIT_USAGE;
+			}
+			q->accel = optarg;
+			break;
+		case ON:
+			if (strcmp(optarg, "guest") != 0) {
+				log_err("--on %s: cells run in a guest only; must be guest", optarg);
+				return EXIT_USAGE;
+			}
+			break;
+		case OUT:
+			q->out = optarg;
+			break;
+		case DRY:
+			q->dry_run = true;
+			break;
+		case NO_REPORT:
+			q->no_report = true;
+			break;
+		case JSON:
+			q->json = true;
+			break;
+		case 'v':
+			log_set_level(LOG_DEBUG);
+			break;
+		case 'h':
+			fputs(run_help, stdout);
+			return EXIT_DONE;
+		default:
+			log_err("see 'headroom run --help'");
+			return EXIT_USAGE;
+		}
+	}
+	if (optind == argc) {
+		log_err("run: no scenario is named (headroom list scenarios)");
+		return EXIT_USAGE;
+	}
+	if (!*q->kernel || !*q->out) {
+		log_err("--kernel and --out must not be empty");
+		return EXIT_USAGE;
+	}
+	return -1;
+}
+
+static void show_plan(struct run *r)
+{
+	struct scenario s = r->scenario;
+	uint64_t sectors = scenario_place(&s);
+	struct guest_config g = {
+		.accel = r->request.accel ? r->request.accel : "tcg",
+		.cpus = (unsigned)s.opts.cpus,
+		.memory_mib = (unsigned)s.opts.memory,
+		.kernel = "VMLINUZ",
+		.initramfs = "INITRAMFS",
+		.image = "IMAGE",
+		.scratch = "CELL/scratch",
+		.box_path = "CELL/box",
+		.console_log = "CELL/console.log",
+		.cmdline = "...",
+	};
+	char **argv, err[512], value[64];
+
+	printf("scenario %s (%s): %s\n", s.name, s.path, s.summary);
+	printf("kernel %s, %" PRIu64 " processors, %" PRIu64 " MiB, scratch disk %" PRIu64
+	       " MiB (sparse), seed %" PRIu64 "\n",
+	       r->request.kernel, s.opts.cpus, s.opts.memory, sectors / 2048, r->request.seed);
+	for (size_t i = 0; i < s.n_workloads; i++) {
+		printf("[%s]", s.workloads[i].workload->name);
+		for (const struct opt *o = s.workloads[i].workload->opts; o->name; o++) {
+			opts_format(o, s.workloads[i].opts, value, sizeof(value));
+			printf(" %s=%s", o->name, value);
+		}
+		printf("\n");
+	}
+	for (size_t i = 0; i < r->n_cells; i++) {
+		struct arm arm;
+
+		printf("cell %s (seed %" PRIu64 "):", r->plan[i].name, r->plan[i].seed);
+		if (scenario_arm(&s, r->plan[i].arm, &arm, err, sizeof(err)))
+			arm.n_settings = 0;
+		for (size_t k = 0; k < arm.n_settings; k++) {
+			const struct arm_setting *set = &arm.settings[k];
+
+			if (set->mitigation)
+				printf(" %s=%s", set->mitigation->knob, set->value);
+			else
+				printf(" %s.%s=%s", set->section, set->option, set->value);
+		}
+		printf("\n");
+	}
+	argv = guest_argv(&g, 3);
+	printf("each in a guest of its own:");
+	for (char **a = argv; *a; a++)
+		printf(" %s", *a);
+	printf("\nnothing was run, nothing was written\n");
+	guest_argv_free(argv);
+}
+
+/* Two programs on one run would start the same cells. */
+static int lock_run(struct run *r)
+{
+	r->lock_fd = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (r->lock_fd < 0 || flock(r->lock_fd, LOCK_EX | LOCK_NB) < 0) {
+		log_err("%s: %s", r->dir, errno == EWOULDBLOCK ? "another headroom is running it" : strerror(errno));
+		return EXIT_NEED;
+	}
+	return 0;
+}
+
+static void log_choice(const struct run *r)
+{
+	log_info("%s: %zu cells on %s (%s), seed %" PRIu64, r->scenario.name, r->n_cells, r->kernel.version,
+		 r->accel.name, r->request.seed);
+}
+
+static int run_scenario(struct run *r)
+{
+	int rc = run_check_needs(r);
+
+	if (!rc)
+		rc = run_provision(r);
+	if (!rc && interrupted)
+		rc = EXIT_INTERRUPTED;
+	if (!rc)
+		rc = run_create_dir(r);
+	if (!rc)
+		rc = lock_run(r);
+	if (!rc && journal_write(r->dir, "run-start", NULL)) {
+		log_err("%s: the journal cannot be written", r->dir);
+		rc = EXIT_BROKEN;
+	}
+	if (rc)
+		return rc;
+	log_choice(r);
+	return run_walk(r);
+}
+
+int cmd_run(int argc, char **argv)
+{
+	static struct run r;
+	struct run_request request = { .kernel = "default", .repeat = 1, .out = "results" };
+	int rc, worst = 0;
+
+	if (getrandom(&request.seed, sizeof(request.seed), 0) != sizeof(request.seed))
+		request.seed = 1;
+	request.seed %= 1000000; /* short enough to be typed again */
+	rc = parse_run_args(&request, argc, argv);
+	if (rc >= 0)
+		return rc;
+	request.argc = argc;
+	request.argv = argv;
+	/* All of them first: a typing mistake in the last must not come up after an hour. */
+	for (int i = optind; i < argc; i++) {
+		memset(&r, 0, sizeof(r));
+		r.request = request;
+		r.request.scenario = argv[i];
+		rc = run_plan(&r, NULL);
+		if (rc)
+			return rc;
+		if (request.dry_run)
+			show_plan(&r);
+	}
+	if (request.dry_run)
+		return EXIT_DONE;
+	spawn_catch_signals();
+	for (int i = optind; i < argc; i++) {
+		memset(&r, 0, sizeof(r));
+		r.request = request;
+		r.request.scenario = argv[i];
+		rc = run_plan(&r, NULL);
+		if (!rc)
+			rc = run_scenario(&r);
+		if (rc > worst)
+			worst = rc;
+		if (rc >= EXIT_USAGE)
+			break;
+	}
+	return worst;
+}
+
+/* --- resume --- */
+
+static bool is_replaced(const struct run *r, const struct planned_cell *c)
+{
+	for (size_t i = 0; i < r->n_cells; i++)
+		if (strcmp(r->plan[i].replaces, c->name) == 0)
+			return true;
+	return false;
+}
+
+/* The same arm, repeat and seed once more, at the end of the plan. */
+static int plan_again(struct run *r, const struct planned_cell *cut)
+{
+	struct planned_cell *c = &r->plan[r->n_cells];
+
+	if (r->n_cells == RUN_MAX_CELLS) {
+		log_err("%s: the plan has no room for another cell", r->dir);
+		return EXIT_NEED;
+	}
+	*c = (struct planned_cell){ .repeat = cut->repeat, .seed = cut->seed };
+	r->n_cells++;
+	snprintf(c->name, sizeof(c->name), "%03zu-%.60s-%u", r->n_cells, cut->arm, cut->repeat);
+	snprintf(c->arm, sizeof(c->arm), "%s", cut->arm);
+	snprintf(c->replaces, sizeof(c->replaces), "%s", cut->name);
+	return 0;
+}
+
+static int take_up(struct run *r)
+{
+	size_t n = r->n_cells;
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < n; i++) {
+		if (r->plan[i].state == CELL_STARTED)
+			rc = run_end_interrupted(r, &r->plan[i]);
+		else if (r->plan[i].state == CELL_ENDED)
+			run_sweep_cell(r, &r->plan[i]);
+	}
+	for (size_t i = 0; !rc && i < n; i++)
+		if (r->plan[i].state == CELL_ENDED && r->plan[i].interrupted && !is_replaced(r, &r->plan[i]))
+			rc = plan_again(r, &r->plan[i]);
+	return rc ? rc : run_write_json(r);
+}
+
+static bool anything_open(const struct run *r)
+{
+	for (size_t i = 0; i < r->n_cells; i++)
+		if (r->plan[i].state == CELL_OPEN)
+			return true;
+	return false;
+}
+
+int cmd_resume(int argc, char **argv)
+{
+	static const struct option options[] = {
+		{ "json", no_argument, NULL, 'j' },
+		{ "no-report", no_argument, NULL, 'n' },
+		{ "help", no_argument, NULL, 'h' },
+		{ 0 },
+	};
+	static struct run r;
+	bool json = false, no_report = false;
+	int c, rc;
+
+	while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
+		if (c == 'h') {
+			fputs(resume_help, stdout);
+			return EXIT_DONE;
+		}
+		json |= c == 'j';
+		no_report |= c == 'n';
+		if (c == '?') {
+			log_err("see 'headroom resume --help'");
+			return EXIT_USAGE;
+		}
+	}
+	if (argc - optind != 1) {
+		log_err("resume: one directory of a run must be named");
+		return EXIT_USAGE;
+	}
+	spawn_catch_signals();
+	rc = run_load(&r, argv[optind]);
+	r.request.json = json;
+	r.request.no_report = no_report;
+	r.request.argc = argc;
+	r.request.argv = argv;
+	r.request.out = r.dir;
+	if (!rc)
+		rc = lock_run(&r);
+	if (!rc)
+		rc = run_check_needs(&r);
+	if (!rc)
+		rc = run_provision(&r);
+	if (!rc)
+		rc = take_up(&r);
+	if (rc)
+		return rc;
+	if (!anything_open(&r))
+		log_info("%s: all cells are complete", r.dir);
+	else if (journal_write(r.dir, "resume", NULL))
+		return EXIT_BROKEN;
+	log_choice(&r);
+	return run_walk(&r);
+}

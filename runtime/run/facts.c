@@ -1,0 +1,371 @@
+// SPDX-License-Identifier: MIT
+#include "run/facts.h"
+
+#include "run/verdict.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static json_int_t integer(const json_t *object, const char *key)
+{
+	return json_integer_value(json_object_get(object, key));
+}
+
+static double number(const json_t *object, const char *key)
+{
+	return json_number_value(json_object_get(object, key));
+}
+
+static const char *string(const json_t *object, const char *key)
+{
+	const char *s = json_string_value(json_object_get(object, key));
+
+	return s ? s : "";
+}
+
+const struct cache_peak *facts_cache(const struct facts *f, const char *name)
+{
+	for (size_t i = 0; i < f->n_caches; i++)
+		if (strcmp(f->caches[i].name, name) == 0)
+			return f->caches[i].seen ? &f->caches[i] : NULL;
+	return NULL;
+}
+
+/* --- Samples --- */
+
+struct base {
+	bool have;
+	uint64_t value;
+};
+
+struct counters {
+	struct base psi_full, psi_some, oom, allocstalls, pgscan_direct;
+};
+
+static void count(struct base *first, uint64_t *growth, uint64_t now)
+{
+	if (!first->have)
+		*first = (struct base){ true, now };
+	*growth = now > first->value ? now - first->value : 0;
+}
+
+static void slab_of_sample(struct facts *f, json_t *slab, double t, bool new_peak)
+{
+	uint64_t used = 0, held = 0;
+	const char *name;
+	json_t *row;
+
+	f->have_slab = true;
+	for (size_t i = 0; i < f->n_caches; i++) {
+		struct cache_peak *p = &f->caches[i];
+		uint64_t objects, kib;
+
+		row = json_object_get(slab, p->name);
+		if (!json_is_array(row))
+			continue;
+		objects = (uint64_t)json_integer_value(json_array_get(row, 0));
+		kib = (uint64_t)json_integer_value(json_array_get(row, 3));
+		p->seen = true;
+		if (objects > p->objects) {
+			p->objects = objects;
+			p->t = t;
+		}
+		if (kib > p->kib)
+			p->kib = kib;
+	}
+	if (!new_peak)
+		return;
+	json_object_foreach (slab, name, row) {
+		used += (uint64_t)json_integer_value(json_array_get(row, 0)) *
+			(uint64_t)json_integer_value(json_array_get(row, 2));
+		held += (uint64_t)json_integer_value(json_array_get(row, 3)) * 1024;
+	}
+	if (held)
+		f->utilisation_pct = 100.0 * (double)used / (double)held;
+}
+
+static uint64_t sum_prefix(json_t *object, const char *prefix)
+{
+	uint64_t sum = 0;
+	const char *key;
+	json_t *value;
+
+	json_object_foreach (object, key, value)
+		if (strncmp(key, prefix, strlen(prefix)) == 0)
+			sum += (uint64_t)json_integer_value(value);
+	return sum;
+}
+
+static void one_sample(struct facts *f, json_t *s, struct counters *first)
+{
+	json_t *mem = json_object_get(s, "mem"), *vm = json_object_get(s, "vm"), *slab = json_object_get(s, "slab");
+	json_t *psi = json_object_get(json_object_get(s, "psi"), "memory"), *canary = json_object_get(s, "canary");
+	double t = number(s, "t"), wait;
+	bool new_peak = false;
+
+	f->samples++;
+	f->last_t = t;
+	if (json_object_get(mem, "MemAvailable")) {
+		uint64_t kib = (uint64_t)integer(mem, "SUnreclaim"), available = (uint64_t)integer(mem, "MemAvailable");
+
+		new_peak = kib > f->slab_peak_kib;
+		if (new_peak) {
+			f->slab_peak_kib = kib;
+			f->slab_peak_t = t;
+		}
+		if (!f->have_mem || available < f->available_min_kib)
+			f->available_min_kib = available;
+		f->memtotal_kib = (uint64_t)integer(mem, "MemTotal");
+		f->have_mem = true;
+	}
+	if (json_is_object(slab))
+		slab_of_sample(f, slab, t, new_peak);
+	if (json_is_object(canary)) {
+		wait = number(canary, "max_ms");
+		if (number(canary, "pending_ms") > wait)
+			wait = number(canary, "pending_ms");
+		f->have_canary = true;
+		if (wait > f->canary_max_ms) {
+			f->canary_max_ms = wait;
+			f->canary_max_t = t;
+		}
+	}
+	f->have_psi |= json_is_object(psi);
+	f->have_oom_counter |= json_object_get(vm, "oom_kill") != NULL;
+	if (json_object_get(psi, "some_us")) {
+		count(&first->psi_full, &f->psi_full_us, (uint64_t)integer(psi, "full_us"));
+		count(&first->psi_some, &f->psi_some_us, (uint64_t)integer(psi, "some_us"));
+	}
+	if (json_object_get(vm, "oom_kill"))
+		count(&first->oom, &f->oom_counter, (uint64_t)integer(vm, "oom_kill"));
+	if (json_object_size(vm)) {
+		count(&first->allocstalls, &f->allocstalls, sum_prefix(vm, "allocstall"));
+		count(&first->pgscan_direct, &f->pgscan_direct, (uint64_t)integer(vm, "pgscan_direct"));
+	}
+}
+
+/* --- Events --- */
+
+static void first_time(double *first, double t)
+{
+	if (*first <= FACTS_NEVER)
+		*first = t;
+}
+
+static void on_kill(struct facts *f, json_t *e, double t)
+{
+	json_t *victim = json_object_get(e, "victim"), *row;
+	const char *constraint = strcmp(string(e, "kind"), "oom-kill") == 0 ? "global" : "memcg";
+
+	f->oom_log++;
+	if (f->first_oom_t <= FACTS_NEVER) {
+		f->first_oom_t = t;
+		snprintf(f->first_victim, sizeof(f->first_victim), "%s (%s)", string(victim, "comm"),
+			 string(victim, "role"));
+	}
+	row = json_deep_copy(victim);
+	if (json_is_object(row)) {
+		json_object_set_new(row, "t", json_real(t));
+		json_object_set_new(row, "constraint", json_string(constraint));
+		json_array_append_new(f->victims, row);
+	}
+}
+
+static void kernel_event(struct facts *f, json_t *e, const char *kind, double t)
+{
+	if (strcmp(kind, "oom-kill") == 0 || strcmp(kind, "memcg-oom-kill") == 0) {
+		on_kill(f, e, t);
+	} else if (strcmp(kind, "panic") == 0) {
+		if (!f->panicked) {
+			snprintf(f->panic_reason, sizeof(f->panic_reason), "%s", string(e, "reason"));
+			f->panic_t = t;
+		}
+		f->panicked = true;
+	} else if (strcmp(kind, "wq-lockup") == 0) {
+		f->wq_lockups++;
+		if (number(e, "seconds") > f->wq_lockup_max_s)
+			f->wq_lockup_max_s = number(e, "seconds");
+		first_time(&f->first_lockup_t, t);
+	} else if (strcmp(kind, "soft-lockup") == 0) {
+		f->soft_lockups++;
+		first_time(&f->first_lockup_t, t);
+	} else if (strcmp(kind, "rcu-stall") == 0) {
+		f->rcu_stalls++;
+		first_time(&f->first_lockup_t, t);
+	} else if (strcmp(kind, "hung-task") == 0) {
+		f->hung_tasks++;
+		first_time(&f->first_hung_t, t);
+	} else if (strcmp(kind, "alloc-failure") == 0) {
+		f->alloc_failures++;
+	} else if (strcmp(kind, "warn") == 0) {
+		f->warnings++;
+	} else if (strcmp(kind, "oops") == 0 || strcmp(kind, "bug") == 0) {
+		f->oopses++;
+	} else if (strcmp(kind, "snapshot-invalid") == 0) {
+		f->overflow = true;
+		snprintf(f->overflow_text, sizeof(f->overflow_text), "%s", string(e, "reason"));
+	}
+}
+
+static void keep_text(char *to, size_t size, const json_t *e)
+{
+	if (!*to)
+		snprintf(to, size, "%s", string(e, "raw"));
+}
+
+static void wq_trace_event(struct facts *f, json_t *e, const char *kind)
+{
+	json_t *max = json_object_get(e, strcmp(kind, "wq-stall") == 0 ? "waited_ms" : "max_ms");
+
+	if (strcmp(kind, "wq-trace-on") == 0)
+		f->have_wq_trace = true;
+	if (*string(e, "error"))
+		snprintf(f->wq_trace_error, sizeof(f->wq_trace_error), "%s", string(e, "error"));
+	if (json_is_number(max)) {
+		f->have_wq_wait = true;
+		if (json_number_value(max) > f->wq_wait_max_ms)
+			f->wq_wait_max_ms = json_number_value(max);
+	}
+}
+
+static void harness_event(struct facts *f, json_t *e, const char *kind, double t)
+{
+	if (strcmp(kind, "start") == 0) {
+		f->started = true;
+	} else if (strcmp(kind, "phase") == 0) {
+		const char *name = string(e, "name");
+
+		if (strcmp(name, "cool-down") == 0) {
+			f->run_ended = true;
+			f->run_end_t = t;
+		}
+		json_array_append_new(f->phases, json_pack("{s:s, s:f}", "name", name, "t", t));
+	} else if (strcmp(kind, "knob") == 0) {
+		json_t *now = json_object_get(e, "read_back");
+
+		json_object_set(f->knobs, string(e, "name"), now ? now : json_null());
+	} else if (strcmp(kind, "metric") == 0) {
+		json_object_set(f->metrics, string(e, "name"), json_object_get(e, "value"));
+	} else if (strcmp(kind, "exit") == 0) {
+		/* 137: SIGKILL that we did not send, or we would have noted the deadline as its status. */
+		if (strcmp(string(e, "role"), "workload") == 0 && integer(e, "status") == 137)
+			f->workload_killed = true;
+		f->stuck |= integer(e, "status") == -ETIMEDOUT || integer(e, "status") == -EBUSY;
+		f->load_stuck |= f->stuck && !f->run_ended;
+	} else if (strcmp(kind, "bystander") == 0) {
+		if (number(e, "stall_max_ms") > f->bystander_max_ms)
+			f->bystander_max_ms = number(e, "stall_max_ms");
+	} else if (strcmp(kind, "stuck") == 0) {
+		f->stuck = true;
+	} else if (strcmp(kind, "corrupt") == 0) {
+		f->corrupt = true;
+		keep_text(f->corrupt_text, sizeof(f->corrupt_text), e);
+	} else if (strcmp(kind, "fail") == 0) {
+		keep_text(f->fail_text, sizeof(f->fail_text), e);
+	} else if (strcmp(kind, "verify") == 0) {
+		bool ok = json_is_true(json_object_get(e, "ok")), whole = json_is_true(json_object_get(e, "after_run"));
+
+		f->unverified |= !ok || !whole;
+		f->verified = !f->unverified;
+		f->verify_failed |= !ok;
+	} else if (strcmp(kind, "snapshot-invalid") == 0) {
+		f->overflow = true;
+		keep_text(f->overflow_text, sizeof(f->overflow_text), e);
+	} else if (strncmp(kind, "wq-", 3) == 0) {
+		wq_trace_event(f, e, kind);
+	} else if (strcmp(kind, "done") == 0) {
+		f->done = true;
+	}
+}
+
+static void one_event(struct facts *f, json_t *e, double *setup_t)
+{
+	const char *kind = string(e, "kind");
+	double t = number(e, "t");
+
+	if (strcmp(string(e, "source"), "harness") == 0) {
+		if (strcmp(kind, "phase") == 0 && strcmp(string(e, "name"), "setup") == 0)
+			*setup_t = t;
+		harness_event(f, e, kind, t);
+	} else if (t >= *setup_t || !json_is_number(json_object_get(e, "t"))) {
+		/* What the kernel said while it booted is no business of the cell's. */
+		kernel_event(f, e, kind, t);
+	}
+}
+
+static int each_line(const char *dir, const char *name, void (*fn)(json_t *, void *), void *arg, uint64_t *bad)
+{
+	char path[PATH_MAX], *line = NULL;
+	size_t size = 0;
+	ssize_t len;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/%s", dir, name);
+	f = fopen(path, "re");
+	if (!f)
+		return errno == ENOENT ? 0 : -errno;
+	while ((len = getline(&line, &size, f)) > 0) {
+		json_t *object = json_loadb(line, (size_t)len, 0, NULL);
+
+		if (json_is_object(object))
+			fn(object, arg);
+		else
+			++*bad;
+		json_decref(object);
+	}
+	free(line);
+	fclose(f);
+	return 0;
+}
+
+struct reading {
+	struct facts *f;
+	struct counters first;
+	double setup_t;
+};
+
+static void on_sample_line(json_t *s, void *arg)
+{
+	struct reading *r = arg;
+
+	one_sample(r->f, s, &r->first);
+}
+
+static void on_event_line(json_t *e, void *arg)
+{
+	struct reading *r = arg;
+
+	one_event(r->f, e, &r->setup_t);
+}
+
+int facts_read(struct facts *f, const char *cell_dir, const char *const *caches, uint64_t *bad_lines)
+{
+	struct reading r = { .f = f, .setup_t = 1e18 };
+	int err;
+
+	memset(f, 0, sizeof(*f));
+	f->first_oom_t = f->first_lockup_t = f->first_hung_t = f->panic_t = FACTS_NEVER;
+	f->bystander_max_ms = -1;
+	f->metrics = json_object();
+	f->knobs = json_object();
+	f->phases = json_array();
+	f->victims = json_array();
+	for (; caches && *caches && f->n_caches < FACTS_MAX_CACHES; caches++)
+		f->caches[f->n_caches++].name = *caches;
+	err = each_line(cell_dir, "samples.jsonl", on_sample_line, &r, bad_lines);
+	if (!err)
+		err = each_line(cell_dir, "events.jsonl", on_event_line, &r, bad_lines);
+	return err;
+}
+
+void facts_free(struct facts *f)
+{
+	json_decref(f->metrics);
+	json_decref(f->knobs);
+	json_decref(f->phases);
+	json_decref(f->victims);
+}

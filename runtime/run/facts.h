@@ -1,0 +1,70 @@
+// SPDX-License-Identifier: MIT
+/*
+ * What one cell's record says, in numbers: the one place where samples and events are added up. Metrics, verdicts and
+ * attestations are made from this.
+ */
+#ifndef HEADROOM_FACTS_H
+#define HEADROOM_FACTS_H
+
+#include "run/workload.h"
+
+#include <jansson.h>
+
+#define FACTS_MAX_CACHES 16
+#define FACTS_NEVER	 (-1e18) /* a time that did not come; t is negative before the start line */
+
+struct cache_peak {
+	const char *name;
+	bool seen;
+	uint64_t objects, kib;
+	double t; /* of the sample with the peak */
+};
+
+struct facts {
+	/* samples */
+	uint64_t samples;
+	unsigned cpus; /* of the machine; set by the caller before an attestation */
+	bool have_slab, have_mem, have_psi, have_oom_counter, have_canary;
+	uint64_t slab_peak_kib, available_min_kib, memtotal_kib;
+	double slab_peak_t, utilisation_pct; /* of all caches together at the peak of unreclaimable slab */
+	uint64_t psi_full_us, psi_some_us;   /* growth of memory pressure from the start line on */
+	uint64_t oom_counter;		     /* growth of vmstat's oom_kill over the record */
+	uint64_t allocstalls, pgscan_direct;
+	double canary_max_ms, canary_max_t;
+	double bystander_max_ms; /* < 0: not known */
+	bool have_wq_trace, have_wq_wait;
+	double wq_wait_max_ms; /* by the tracepoints: of all works, or of the stalls where the sum was not written */
+	char wq_trace_error[160];
+	double last_t; /* of the last sample */
+	struct cache_peak caches[FACTS_MAX_CACHES];
+	size_t n_caches;
+	/* kernel events at or after the set-up */
+	uint64_t oom_log, wq_lockups, hung_tasks, soft_lockups, rcu_stalls, alloc_failures, warnings, oopses;
+	double wq_lockup_max_s;
+	double first_oom_t, first_lockup_t, first_hung_t, panic_t;
+	char first_victim[96]; /* "fio (workload)" */
+	char panic_reason[160];
+	bool panicked;
+	/* harness events */
+	bool started, run_ended, done;
+	bool workload_killed; /* by a SIGKILL that was not ours */
+	bool stuck;	      /* something was not over when its time was */
+	bool load_stuck;      /* ... before the load had ended */
+	bool verified;	      /* the data of every workload, after loads that came to their end */
+	bool unverified, verify_failed, corrupt, overflow;
+	double run_end_t;
+	char overflow_text[160], corrupt_text[200], fail_text[300];
+	json_t *metrics; /* object: what workloads reported; owned */
+	json_t *knobs;	 /* object: name -> read back; owned */
+	json_t *phases;	 /* array of {name, t}; owned */
+	json_t *victims; /* array; owned */
+};
+
+/* The peak of a watched cache, or NULL if it never had an object. */
+const struct cache_peak *facts_cache(const struct facts *f, const char *name);
+
+/* Read samples.jsonl and events.jsonl of a cell. Lines that are not JSON are skipped and counted in *bad_lines. */
+int facts_read(struct facts *f, const char *cell_dir, const char *const *caches, uint64_t *bad_lines);
+void facts_free(struct facts *f);
+
+#endif

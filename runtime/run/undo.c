@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: MIT
+#include "run/undo.h"
+
+#include "base/clock.h"
+#include "base/log.h"
+#include "base/sysfile.h"
+#include "dev/dmdev.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#define LINE_MAX_BYTES 1024
+#define RMDIR_TRIES    100 /* of 20 ms: a group is busy until its last process is reaped */
+
+static int log_fd = -1;
+
+int undo_open(const char *path)
+{
+	if (log_fd >= 0)
+		close(log_fd);
+	log_fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_APPEND | O_CLOEXEC, 0600);
+	return log_fd < 0 ? -errno : 0;
+}
+
+int undo_note(const char *kind, const char *what, const char *old)
+{
+	char line[LINE_MAX_BYTES];
+	int len = snprintf(line, sizeof(line), "%s\t%s\t%s\n", kind, what, old ? old : "");
+	ssize_t n;
+
+	if (log_fd < 0)
+		return -EBADF;
+	if (len >= (int)sizeof(line))
+		return -ENAMETOOLONG;
+	n = write(log_fd, line, (size_t)len);
+	if (n < 0)
+		return -errno;
+	if (n != len)
+		return -EIO;
+	return fdatasync(log_fd) < 0 ? -errno : 0;
+}
+
+static int remove_group(const char *path)
+{
+	for (int i = 0; i < RMDIR_TRIES; i++) {
+		if (rmdir(path) == 0 || errno == ENOENT)
+			return 0;
+		if (errno != EBUSY)
+			return -errno;
+		clock_sleep_ms(20);
+	}
+	return -EBUSY;
+}
+
+static int undo_line(char *line)
+{
+	char *rest = line;
+	const char *kind = strsep(&rest, "\t");
+	const char *what = strsep(&rest, "\t");
+	const char *old = strsep(&rest, "\n");
+	int err = -EINVAL;
+
+	if (!what || !old)
+		err = -EINVAL;
+	else if (strcmp(kind, "knob") == 0)
+		err = sysfile_write(what, old);
+	else if (strcmp(kind, "dm") == 0)
+		err = dmdev_remove(what);
+	else if (strcmp(kind, "cgroup") == 0)
+		err = remove_group(what);
+	if (err == -ENOENT || err == -ENXIO)
+		err = 0; /* gone already */
+	if (err)
+		log_warn("undo %s %s: %s", kind, what ? what : "?", strerror(-err));
+	return err;
+}
+
+int undo_play(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	char **lines = NULL, *line = NULL;
+	size_t n = 0, cap = 0;
+	ssize_t len;
+	int failed = 0;
+
+	if (log_fd >= 0) {
+		close(log_fd);
+		log_fd = -1;
+	}
+	if (!f)
+		return errno == ENOENT ? 0 : -errno;
+	while ((len = getline(&line, &cap, f)) > 0) {
+		/* Cut off: the note never came back, so the change was not made. */
+		if (line[len - 1] != '\n')
+			break;
+		char **more = realloc(lines, (n + 1) * sizeof(*lines));
+
+		if (!more) {
+			failed++;
+			break;
+		}
+		lines = more;
+		lines[n++] = line;
+		line = NULL;
+		cap = 0;
+	}
+	free(line);
+	fclose(f);
+	while (n > 0) {
+		failed += undo_line(lines[--n]) != 0;
+		free(lines[n]);
+	}
+	free(lines);
+	if (!failed && unlink(path) < 0)
+		return -errno;
+	return failed;
+}

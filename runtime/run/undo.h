@@ -1,0 +1,20 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The undo log: what must be put back, on disk before the change is made. Ending a cell is playing the log back, so
+ * the way that repairs after a kill -9 is the way that is taken every time.
+ *
+ * A line is KIND<tab>WHAT<tab>OLD: `knob` (write OLD back into the file WHAT), `dm` (remove the device WHAT), `cgroup`
+ * (remove the group's directory WHAT).
+ */
+#ifndef HEADROOM_UNDO_H
+#define HEADROOM_UNDO_H
+
+/* Start a new log; there must be none at the path. 0 or -errno. One log is open at a time. */
+int undo_open(const char *path);
+/* Note a change that is about to be made. Without 0 the change must not be made. */
+int undo_note(const char *kind, const char *what, const char *old);
+/* Play a log back, newest line first, and remove it when all is undone. Things that are gone already are fine.
+ * Returns the number of lines that could not be undone (the log stays), or -errno. */
+int undo_play(const char *path);
+
+#endif

@@ -1,0 +1,124 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The plug-in contract. One file in workloads/ is one workload: what it needs, its options, its mitigations, its
+ * metrics, and the hooks that do the work. Registering is one macro at the end of that file; nothing else knows it.
+ *
+ * Where the hooks run: setup() in the runner, which is protected from the OOM killer; run() and verify() each in a
+ * child of its own with a deadline, run() in the cgroup of the workload and killable. attest() runs after the cell,
+ * where the record is read. A hook returns 0 or -errno and says what went wrong with cell_fail().
+ */
+#ifndef HEADROOM_WORKLOAD_H
+#define HEADROOM_WORKLOAD_H
+
+#include "base/opts.h"
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+struct facts;
+
+/* What one cell gives to one workload. */
+struct cell {
+	const struct workload *workload;
+	const void *opts;	  /* filled from the workload's option table */
+	const char *run_id;	  /* prefix of every name we create: device-mapper devices, cgroups */
+	const char *scratch;	  /* block device that may be overwritten */
+	uint64_t scratch_start;	  /* first 512-byte sector of it that is ours */
+	uint64_t scratch_sectors; /* as many as the workload's scratch_sectors() asked for */
+	const char *work_dir;	  /* where tools write; every file in it ends in the record's tools/ */
+	uint64_t seed;
+	int64_t deadline_ns; /* CLOCK_MONOTONIC at which the present hook is ended */
+	bool run_ok;	     /* for verify(): run() came to its end and returned 0 */
+};
+
+/* One documented fix and how to switch it. */
+struct mitigation {
+	const char *name; /* kebab-case; never renamed: it stands in stored results. NULL ends the table */
+	const char *summary;
+	const char *seed;	/* number of the source document */
+	const char *knob;	/* the setting's name in the record */
+	const char *path;	/* the file that holds it */
+	const char *off, *on;	/* what is written there */
+	const char *value_help; /* what other values mean */
+	const char *since;	/* the first kernel that has the knob; NULL: all of ours */
+};
+
+enum mitigation_state { MITIGATION_OFF, MITIGATION_ON, MITIGATION_FAILED, MITIGATION_ABSENT };
+enum tristate { NO, YES, UNKNOWN };
+
+/* What the record says about a mitigation that a cell asked for. */
+struct attestation {
+	const struct mitigation *mitigation;
+	const char *requested, *read_back; /* read_back NULL: it could not be read */
+	enum mitigation_state state;
+	enum tristate exercised; /* did the load reach the point where the mitigation makes a difference? */
+	char evidence[256];
+};
+
+enum better { LESS, MORE, NEITHER };
+
+struct metric {
+	const char *name; /* NULL ends the table */
+	const char *unit;
+	enum better better;
+	const char *label;
+};
+
+struct workload {
+	const char *name; /* kebab-case, never renamed: it stands in stored results */
+	const char *summary;
+	const char *const *modules;	 /* kernel modules it needs; "name?" where the kernel may lack it */
+	const char *const *programs;	 /* programs it runs */
+	const char *const *watch_caches; /* slab caches whose curves tell its story */
+	const char *const *exercises;	 /* kernel code it claims to hit */
+	const struct opt *opts;
+	size_t opts_size;
+	const struct mitigation *mitigations;
+	const struct metric *metrics; /* those it reports with cell_metric_*(); an undeclared one is an error */
+	/* Check the options together; an error goes into err. NULL: any combination will do. */
+	int (*check)(const void *opts, char *err, size_t err_size);
+	uint64_t (*scratch_sectors)(const void *opts);
+	/* Device-mapper devices to watch: name number i into buf, false after the last. NULL: none. */
+	bool (*dm_name)(const void *opts, const char *run_id, unsigned i, char *buf, size_t size);
+	int (*setup)(struct cell *c);
+	int (*run)(struct cell *c);
+	int (*verify)(struct cell *c);
+	/* Fill state, exercised and evidence of `a` from the record. NULL: the knob's value alone decides. */
+	void (*attest)(const struct facts *f, const void *opts, struct attestation *a);
+};
+
+/* A pointer in a linker section: a section of structs would be padded by the compiler. */
+extern const struct workload *const __start_workloads[] __attribute__((visibility("hidden")));
+extern const struct workload *const __stop_workloads[] __attribute__((visibility("hidden")));
+#define WORKLOAD_REGISTER(ident)                                                                                       \
+	static const struct workload *const ident##_registered __attribute__((used, retain, section("workloads"))) =   \
+		&(ident)
+
+const struct workload *workload_find(const char *name);
+/* The i-th by name, or NULL. */
+const struct workload *workload_nth(size_t i);
+
+/* --- What hooks call. Events and metrics land in the record. --- */
+
+bool cell_should_stop(const struct cell *c);
+/* Why the hook is about to return an error. */
+void cell_fail(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+void cell_phase(const char *name);
+void cell_metric_u64(const struct cell *c, const char *name, uint64_t value);
+void cell_metric_bool(const struct cell *c, const char *name, bool value);
+/* value / 10^decimals */
+void cell_metric_fixed(const struct cell *c, const char *name, int64_t value, unsigned decimals);
+/* A harness event with a text. */
+void cell_event(const char *kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Data that should be X is Y: the cell's verdict becomes `corrupt`. */
+void cell_corrupt(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+
+/*
+ * Run a program until it ends or the hook's deadline comes. Its output goes to LABEL.out and LABEL.err of the work
+ * directory. Start and end become events. Returns its exit code, 128 + N if signal N ended it, or -errno
+ * (-ETIMEDOUT: ended by us at the deadline; -EBUSY: it did not even die of SIGKILL).
+ */
+int cell_tool(const struct cell *c, const char *label, const char *const *argv);
+
+#endif

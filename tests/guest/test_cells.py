@@ -1,0 +1,224 @@
+# SPDX-License-Identifier: MIT
+"""Cells in real guests: what each way to end looks like in the record."""
+import gzip
+import json
+import shutil
+import subprocess
+import time
+
+import pytest
+
+from conftest import TOP, assert_nothing_left, cell, headroom, journal, lines, only_run, small
+
+
+@pytest.fixture(scope="module")
+def first_run(tmp_path_factory):
+    """The project's first promise, once for all tests that look at it: `snapshot`, before and after."""
+    directory = tmp_path_factory.mktemp("first") / "results"
+    done = headroom("run", "snapshot", "--seed", 42, "--out", directory)
+    print(done.stdout, done.stderr)
+    assert done.returncode == 0, done.stderr
+    return only_run(directory), done
+
+
+def test_before_runs_out_of_memory_and_names_its_victims(first_run):
+    before = cell(first_run[0], "001-before-1")
+    assert before["verdict"] in ("oom", "panic")
+    assert before["metrics"]["oom_kills"] >= 1
+    assert before["victims"], "every victim is named"
+    assert {v["role"] for v in before["victims"]} <= {"workload", "bystander"}
+    assert before["metrics"]["cache_peak_kib"]["kcopyd_job"] > 150 * 1024
+    assert before["mitigations"]["cow-limit"]["state"] == "off"
+    assert before["mitigations"]["cow-limit"]["exercised"] is True
+
+
+def test_after_finishes_with_every_block_verified(first_run):
+    after = cell(first_run[0], "002-after-1")
+    assert after["verdict"] == "ok", after["reason"]
+    assert after["metrics"]["data_verified"] is True
+    assert after["metrics"]["snapshots_verified"] == 8
+    assert after["metrics"]["oom_kills"] == 0
+    assert after["metrics"]["cache_peak_kib"]["kcopyd_job"] < 64 * 1024
+    assert after["mitigations"]["cow-limit"]["state"] == "on"
+    assert after["mitigations"]["cow-limit"]["exercised"] is True
+
+
+def test_the_oom_counter_and_the_log_agree(first_run):
+    run, _ = first_run
+    for name in ("001-before-1", "002-after-1"):
+        kills = [e for e in lines(run, name, "events.jsonl") if e["kind"] in ("oom-kill", "memcg-oom-kill")]
+        assert len(kills) == cell(run, name)["metrics"]["oom_kills"]
+
+
+def test_samples_come_ten_a_second_and_losses_are_counted(first_run):
+    run, _ = first_run
+    samples = lines(run, "002-after-1", "samples.jsonl")
+    record = cell(run, "002-after-1")
+    assert len(samples) == record["samples"]["taken"]
+    assert sum(s["missed"] for s in samples) == record["samples"]["missed"]
+    assert samples[0]["t"] < 0, "a baseline before the start line"
+    span = samples[-1]["t"] - samples[0]["t"]
+    assert len(samples) + record["samples"]["missed"] == pytest.approx(span * 10, abs=3)
+    for key in ("mem", "vm", "psi", "slab", "disk", "canary"):
+        assert key in samples[5], f"{key} is in every sample"
+    assert any("dm" in s and len(s["dm"]["targets"]) == 8 for s in samples)
+
+
+def test_the_run_ends_with_verdicts_and_a_report(first_run):
+    run, done = first_run
+    assert "before" in done.stdout and "after" in done.stdout
+    assert f"report: {run}/report.html" in done.stdout
+    report = (run / "report.html").read_text()
+    assert "kcopyd_job" in report
+    assert [e["event"] for e in journal(run)] == ["run-start", "cell-start", "cell-end", "cell-start", "cell-end", "run-end"]
+    assert_nothing_left(run)
+
+
+def test_a_panicking_guest_is_recorded_up_to_its_last_moment(results, tmp_path):
+    # A process that holds more than the machine has, and a kernel told to panic rather than to kill.
+    scenario = small(tmp_path, bystander=900, panic_on_oom="yes")
+    done = headroom("run", scenario, "--arms", "before", "--out", results)
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    record = cell(run, "001-before-1")
+    assert record["verdict"] == "panic"
+    assert "panic_on_oom" in record["reason"]
+    assert record["host"]["ended_by"] == "panic"
+    panic = [e for e in lines(run, "001-before-1", "events.jsonl") if e["kind"] == "panic"]
+    assert len(panic) == 1
+    assert "out_of_memory" in " ".join(panic[0]["stack"])
+    last = lines(run, "001-before-1", "samples.jsonl")[-1]
+    assert 0 <= panic[0]["t"] - last["t"] < 1
+    assert_nothing_left(results)
+
+
+def test_a_bystander_that_is_killed_is_named(results, tmp_path):
+    scenario = small(tmp_path, bystander=900)
+    done = headroom("run", scenario, "--arms", "before", "--out", results, "--json", "--no-report")
+    assert done.returncode == 0, done.stderr
+    summary = json.loads(done.stdout)
+    assert summary["cells"][0]["verdict"] == "oom"
+    victims = cell(only_run(results), "001-before-1")["victims"]
+    assert [(v["comm"], v["role"], v["cgroup"]) for v in victims] == [("bystander", "bystander", "/headroom/bystander")]
+    assert not (only_run(results) / "report.html").exists()
+
+
+def test_a_full_cow_device_is_an_outcome_of_its_own(results, tmp_path):
+    scenario = small(tmp_path, options="cow_mib = 2")
+    done = headroom("run", scenario, "--arms", "after", "--out", results, "--no-report")
+    assert done.returncode == 4
+    record = cell(only_run(results), "001-after-1")
+    assert record["verdict"] == "broken"
+    assert record["outcome"] == "snapshot-overflow"
+
+
+@pytest.mark.parametrize("options", ["damage = origin", "damage = snapshot", "damage = snapshot\npersistent = no"])
+def test_a_block_that_is_wrong_is_found(results, tmp_path, options):
+    scenario = small(tmp_path, options=options)
+    done = headroom("run", scenario, "--arms", "after", "--out", results, "--no-report")
+    assert done.returncode == 1, "not the expected ok"
+    record = cell(only_run(results), "001-after-1")
+    assert record["verdict"] == "corrupt", record["reason"]
+    assert record["metrics"]["data_verified"] is False
+
+
+@pytest.mark.parametrize("options", ["persistent = no\npattern = random\nwriters = 3\ndirect = yes",
+                                     "write_snapshots = first-after\nblock_kib = 4096",
+                                     "write_snapshots = all-parallel\nprefill = zero\nchunk_kib = 64"])
+def test_every_form_of_the_load_verifies(results, tmp_path, options):
+    scenario = small(tmp_path, options=options)
+    done = headroom("run", scenario, "--arms", "after", "--out", results, "--no-report")
+    record = cell(only_run(results), "001-after-1")
+    assert done.returncode == 0, record["reason"]
+    assert record["metrics"]["data_verified"] is True
+
+
+@pytest.mark.parametrize("kernel", ["5.10", "6.12", "7.2"])
+def test_other_debian_kernels_run_the_same_cell(results, tmp_path, kernel):
+    done = headroom("run", small(tmp_path), "--kernel", kernel, "--out", results, timeout=1800)
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    for name in ("001-before-1", "002-after-1"):
+        record = cell(run, name)
+        assert record["verdict"] == "ok", record["reason"]
+        assert record["machine"]["kernel"].startswith(kernel)
+        assert record["settings"]["dm_snapshot.snapshot_cow_threshold"] == \
+            ("4294967295" if "before" in name else "2048")
+
+
+def modular_kernel():
+    """A kernel of the cache, alone: without its modules it finds no disk."""
+    listed = subprocess.run([TOP / "runtime/guest/kernel.sh", "--cache", TOP / "build/cache", "default"],
+                            capture_output=True, text=True, check=True, timeout=600).stdout
+    return dict(line.split("=", 1) for line in listed.splitlines())["vmlinuz"]
+
+
+def test_a_kernel_that_cannot_mount_its_disk_ends_as_broken_with_its_last_words(results, tmp_path):
+    lone = tmp_path / "vmlinuz-lone"
+    shutil.copy(modular_kernel(), lone)
+    empty = tmp_path / "no-modules"
+    empty.mkdir()
+    begin = time.monotonic()
+    done = headroom("run", small(tmp_path), "--kernel", lone, "--modules", empty, "--arms", "after", "--out", results,
+                    "--no-report")
+    if done.returncode == 3:  # refused before it is started is as good
+        assert not results.exists()
+        return
+    assert done.returncode == 4
+    assert time.monotonic() - begin < 60
+    record = cell(only_run(results), "001-after-1")
+    assert record["verdict"] == "broken"
+    assert "did not boot" in record["reason"]
+    assert "vda" in record["reason"], "the console's last words"
+    assert_nothing_left(results)
+
+
+def test_a_kernel_that_says_nothing_ends_as_broken_within_its_bound(results, tmp_path):
+    # A bzImage whose payload is garbage: the processor runs into nowhere without a word.
+    image = bytearray(open(modular_kernel(), "rb").read())
+    setup = (image[0x1f1] or 4) + 1
+    image[setup * 512:] = gzip.compress(b"not a kernel") + bytes(len(image) - setup * 512 - 32)
+    mute = tmp_path / "vmlinuz-mute"
+    mute.write_bytes(image)
+    begin = time.monotonic()
+    done = headroom("run", small(tmp_path), "--kernel", mute, "--arms", "after", "--out", results, "--no-report",
+                    "--accel", "tcg")
+    assert done.returncode == 4, done.stderr
+    assert time.monotonic() - begin < 75
+    assert "did not boot" in cell(only_run(results), "001-after-1")["reason"]
+    assert_nothing_left(results)
+
+
+def test_a_flooded_kernel_log_loses_nothing_uncounted(results):
+    done = headroom("run", "klog-flood", "--out", results, "--no-report")
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    record = cell(run, "001-after-1")
+    seen = {int(line.rsplit(" ", 1)[1]) for line in (run / "cells/001-after-1/kmsg.log").read_text().splitlines()
+            if ";headroom: flood " in line}
+    lost = record["samples"]["kmsg_lost"]
+    # Every line is in the record, or in the count of what was overwritten before it could be read.
+    assert len(seen) + lost == pytest.approx(record["metrics"]["flood_lines"], abs=20)
+    told = sum(e["lost"] for e in lines(run, "001-after-1", "events.jsonl") if e["kind"] == "kmsg-lost")
+    assert told == lost
+
+
+def test_workqueue_tracepoints_tell_who_waited(tmp_path, results):
+    scenario = small(tmp_path, extra="wq_trace = yes\nwq_trace_ms = 5")
+    done = headroom("run", scenario, "--arms", "before", "--seed", 5, "--out", results)
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    record, events = cell(run, "001-before-1"), lines(run, "001-before-1", "events.jsonl")
+    assert record["detectors"]["wq-trace"] == {"present": True, "threshold_s": 0.005}
+    (trace,) = [e for e in events if e["kind"] == "wq-trace"]
+    assert trace["lost"] == trace["losses"] == 0 and trace["left_out"]["bad"] == 0
+    assert trace["events"] > 500 and trace["buffers_kib"] >= 2 * 4096
+    names = {f["function"] for f in trace["by_wait"] + trace["by_run"]}
+    assert "do_work [dm_mod]" in names, names
+    for entry in trace["by_wait"] + trace["pools"]:
+        assert sum(entry["wait_histogram"]) == entry["wait_n"]
+    longest = max(p["wait_max_ms"] for p in trace["pools"])
+    assert longest <= record["metrics"]["wq_trace_max_ms"]
+    stalls = [e for e in events if e["kind"] == "wq-stall"]
+    assert len(stalls) == trace["stalls_written"] >= 1
+    assert all(e["waited_ms"] >= 5 and e.get("hog_ms", 0) <= e["waited_ms"] for e in stalls)

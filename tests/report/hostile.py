@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: MIT
+"""A record whose every text tries to become markup, script or control characters."""
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from generate import make_run
+
+TEXT = (
+    "</script><script>window.owned=1</script><img src=x onerror=window.owned=1>\"'`;"
+    "--><!--<b onmouseover=window.owned=1>"
+    "{{7*7}}{%raw%}%{x}${7}|*_\\ \0\x1b[2J\x85\u202e\ud800\u2028]]>"
+)
+NUMBERS = (10**300, -1e308, 1e-320, 2**64, -0.0)
+
+
+def _poison(value: Any, keep: tuple[str, ...] = ()) -> Any:
+    """Every text in a structure replaced, names of entries too where the record leaves them free."""
+    if isinstance(value, dict):
+        return {key: inner if key in keep else _poison(inner, keep) for key, inner in value.items()} | {TEXT: TEXT}
+    if isinstance(value, list):
+        return [_poison(inner, keep) for inner in value]
+    return TEXT + value if isinstance(value, str) else value
+
+
+def make_hostile(path: Path) -> Path:
+    """Two cells that can be read, one that cannot, one that is empty, and files full of rubbish."""
+    make_run(path, repeats=2, step=0.5)
+    run = json.loads((path / "run.json").read_text())
+    (path / "run.json").write_text(json.dumps(_poison(run, ("plan", "schema", "arms"))))
+    for name in ("001-before-1", "002-after-1"):
+        cell_path = path / "cells" / name
+        cell = _poison(json.loads((cell_path / "cell.json").read_text()), ("schema", "verdict", "better"))
+        cell["metrics"] |= {f"{TEXT}{index}": number for index, number in enumerate(NUMBERS)}
+        cell["metrics"]["nested"] = {"a": {"b": 1}, "c": [1], TEXT: 5}
+        cell["watch"] = {"caches": [TEXT, "kcopyd_job", 7, None]}
+        cell["victims"] = [TEXT, {"t": TEXT, "pid": 1e300, "comm": TEXT, "role": ["x"], "cgroup": TEXT}]
+        cell["phases"] = [{"name": TEXT, "t": -1}, {"name": TEXT, "t": 10**400}, TEXT]
+        (cell_path / "cell.json").write_text(json.dumps(cell))
+        samples = (cell_path / "samples.jsonl").read_text().splitlines()
+        rows = [json.loads(line) for line in samples]
+        for row in rows:
+            row["slab"][TEXT] = [5, 6, 4096, 90000]
+            row["disk"][TEXT] = [0, 0, 0, int(1e12 * (row["t"] + 3)), 0, 0]
+        lines = [json.dumps(row).encode() for row in rows] + [
+            b"\xff\xfe\0",
+            b'{"t":Infinity}',
+            b'{"t":1e999}',
+            b"<script>",
+            b'{"t": 3, "mem',
+        ]
+        (cell_path / "samples.jsonl").write_bytes(b"\n".join(lines))
+        events = [
+            {
+                "t": 1 + index,
+                "kind": kind,
+                "raw": TEXT,
+                "victim": {"comm": TEXT, "pid": 3, "role": TEXT, "cgroup": TEXT},
+                "task": TEXT,
+                "pool": TEXT,
+                "seconds": 1e300,
+                "trigger": TEXT,
+                "name": TEXT,
+            }
+            for index, kind in enumerate(("oom-kill", "panic", "wq-lockup", "hung-task", TEXT))
+        ]
+        waits = {"function": TEXT, "wait_n": 1e300, "wait_max_ms": -5, "wait_histogram": [TEXT, -1, 1e300] * 40}
+        events.append(
+            {
+                "t": 9,
+                "kind": "wq-trace",
+                "raw": TEXT,
+                "error": TEXT,
+                "events": TEXT,
+                "stalls": 1e300,
+                "threshold_ms": [],
+                "pools": [TEXT, {"cpu": TEXT}, {"cpu": -1, "wait_histogram": TEXT}],
+                "by_wait": [waits, TEXT, {"wait_n": {}, "run_n": 10**400}],
+                "by_run": {TEXT: TEXT},
+            }
+        )
+        (cell_path / "events.jsonl").write_bytes(
+            b"\n".join(json.dumps(event).encode() for event in events) + b"\n\xff\n{\"t\":\"x\"}\n"
+        )
+    (path / "cells/003-before-2/cell.json").write_bytes(b"\x00\xff{")
+    for name in ("samples.jsonl", "events.jsonl"):
+        (path / "cells/004-after-2" / name).write_bytes(b"")
+    (path / "cells/004-after-2/cell.json").write_text("{}")
+    with (path / "journal.jsonl").open("ab") as journal:
+        journal.write(b"\xff\xff\n{\"event\":")
+    return path

@@ -1,0 +1,176 @@
+# SPDX-License-Identifier: MIT
+"""What belongs together, what is compared, and what may be called a difference."""
+import json
+
+import pytest
+
+from reports import analysis, tables
+
+
+def figures(comparison, name):
+    return next(metric for metric in comparison.metrics if metric.name == name).figures
+
+
+def set_metric(path, cell, **metrics):
+    file = path / "cells" / cell / "cell.json"
+    data = json.loads(file.read_text())
+    data["metrics"] |= metrics
+    file.write_text(json.dumps(data))
+
+
+def test_columns_and_baseline(pair, compared):
+    comparison = compared(pair)
+    before, after = comparison.columns
+    assert [before.label, after.label] == ["before", "after"]
+    assert before.baseline is None and after.baseline is before
+
+
+def test_summary_in_words(pair, compared):
+    assert analysis.summary(compared(pair)) == [
+        "snapshot on 6.1.0-42-amd64: before = panic after 10.0 s (3 OOM kills); after = ok in 21.5 s, data verified"
+    ]
+
+
+@pytest.mark.parametrize("repeats", [1, 2])
+def test_nothing_is_a_difference_under_three_repeats(new_run, compared, repeats):
+    comparison = compared(new_run(repeats=repeats))
+    assert comparison.tests == 0
+    assert all(
+        figure.p is None and figure.interval is None for metric in comparison.metrics for figure in metric.figures
+    )
+    assert analysis.verdict_test(comparison.columns[1]) is None
+    assert not any("*" in field.change for metric in comparison.metrics for field in tables.shown(metric)[1])
+
+
+def test_three_repeats_get_n_and_interval(new_run, compared):
+    figure = figures(compared(new_run(repeats=3)), "slab_unreclaimable_peak_kib")[1]
+    assert figure.p == pytest.approx(0.1) and not figure.significant and figure.interval
+    assert tables._change(figure)[0].endswith("unclear")
+
+
+def test_four_repeats_can_be_significant(repeats, compared):
+    comparison = compared(repeats)
+    figure = figures(comparison, "slab_unreclaimable_peak_kib")[1]
+    assert figure.significant and figure.direction == "better" and figure.ratio == pytest.approx(0.19, abs=0.02)
+    assert analysis.verdict_test(comparison.columns[1])[0] == pytest.approx(2 / 70)
+
+
+def test_dying_early_is_no_good_time(repeats, compared):
+    before, after = figures(compared(repeats), "elapsed_s")
+    assert before.unfinished == 4 and before.values == [] and before.median == float("inf")
+    assert after.direction == "better" and after.ratio is None and after.p == pytest.approx(2 / 70)
+
+
+def test_survivors_alone_are_not_tested(repeats, compared):
+    before, after = figures(compared(repeats), "write_mib_s")
+    assert before.values == [] and not before.complete and after.p is None and after.direction == ""
+
+
+def test_partly_missing_metric_is_not_tested(new_run, compared):
+    path = new_run(repeats=4)
+    set_metric(path, "001-before-1", wq_delay_max_ms=None)
+    before, after = figures(compared(path), "wq_delay_max_ms")
+    assert len(before.values) == 3 and before.of == 4 and after.p is None and before.interval is None
+
+
+def test_finished_despite_kills(new_run, compared, edit):
+    path = new_run()
+    cell = path / "cells/001-before-1/cell.json"
+    edit(cell, verdict="oom", host={"ended_by": "guest"}, victims=[{"t": 1, "role": "bystander", "comm": "cron"}])
+    assert figures(compared(path), "elapsed_s")[0].unfinished == 0
+    edit(cell, victims=[{"t": 1, "role": "workload", "comm": "fio"}])
+    assert figures(compared(path), "elapsed_s")[0].unfinished == 1
+    edit(cell, victims=[{"t": 1, "role": "bystander", "comm": "cron"}])
+    set_metric(path, "001-before-1", elapsed_s=None)
+    assert figures(compared(path), "elapsed_s")[0].unfinished == 1, "not over at the deadline"
+
+
+def test_order_of_metrics_is_that_of_the_fullest_cell(new_run, compared, edit):
+    path = new_run()
+    units = {"oom_kills": {"unit": "", "better": "less", "label": "OOM kills"}}
+    edit(path / "cells/001-before-1/cell.json", units=units)
+    assert [metric.name for metric in compared(path).metrics][:3] == ["elapsed_s", "write_mib_s", "oom_kills"]
+
+
+def test_broken_and_skipped_are_listed_and_not_counted(new_run, compared, edit):
+    path = new_run(repeats=2)
+    edit(path / "cells/001-before-1/cell.json", verdict="broken", reason="qemu died")
+    column = compared(path).columns[0]
+    assert column.verdicts == {"broken": 1, "panic": 1} and len(column.counted) == 1
+    assert any("broken, not in the statistics" in note for row in tables.losses(compared(path)) for note in row.notes)
+
+
+def test_extreme_of_a_dead_cell_is_a_bound(new_run, compared):
+    path = new_run()
+    for cell in ("001-before-1", "002-after-1"):
+        set_metric(path, cell, available_min_kib=4000)
+    comparison = compared(path)
+    bounds = {metric.name: [figure.bound for figure in metric.figures] for metric in comparison.metrics}
+    assert bounds["cache_peak_kib.kcopyd_job"] == bounds["wq_delay_max_ms"] == ["at least", ""]
+    assert bounds["available_min_kib"] == ["at most", ""] and bounds["oom_kills"] == ["", ""]
+
+
+def test_interrupted_cell_and_its_replacement_are_told_apart(new_run, compared, edit):
+    path = new_run(repeats=2)
+    edit(path / "cells/001-before-1/cell.json", interrupted=True)
+    edit(path / "cells/003-before-2/cell.json", repeat=1)
+    column = compared(path).columns[0]
+    words = [analysis.repeat_words(column, cell) for cell in column.cells]
+    assert words == [" #1 (interrupted)", " #1"] and column.verdicts == {"panic": 1}
+
+
+def test_other_kernels_are_other_columns(new_run, compared, edit):
+    first, second = new_run("a"), new_run("b")
+    for cell in (second / "cells").iterdir():
+        machine = json.loads((cell / "cell.json").read_text())["machine"]
+        edit(cell / "cell.json", machine=machine | {"kernel": "6.12.0-1-amd64"})
+    columns = compared(first, second).columns
+    assert [column.label for column in columns] == [
+        "6.1.0-42-amd64 \u00b7 before",
+        "6.1.0-42-amd64 \u00b7 after",
+        "6.12.0-1-amd64 \u00b7 before",
+        "6.12.0-1-amd64 \u00b7 after",
+    ]
+    assert columns[3].baseline is columns[2] and columns[2].baseline is None
+
+
+def test_other_options_are_not_repeats(new_run, compared, edit):
+    first, second = new_run("a"), new_run("b")
+    for cell in (second / "cells").iterdir():
+        edit(cell / "cell.json", options={"snapshot-cow": {"snapshots": "16", "chunk_kib": "4", "write_mib": "200"}})
+    labels = [column.label for column in compared(first, second).columns]
+    assert (
+        labels[0] == "before \u00b7 snapshot-cow.snapshots=8" and labels[2] == "before \u00b7 snapshot-cow.snapshots=16"
+    )
+
+
+def test_same_options_in_two_runs_are_repeats(new_run, compared):
+    columns = compared(new_run("a"), new_run("b", seed=7)).columns
+    assert [len(column.cells) for column in columns] == [2, 2]
+    assert [analysis.repeat_words(columns[0], cell) for cell in columns[0].cells] == [" run 1 #1", " run 2 #1"]
+
+
+def test_before_is_the_baseline_in_any_order(new_run, compared):
+    columns = compared(new_run("a", arms=["after"]), new_run("b", arms=["only-x", "before"])).columns
+    assert [column.arm for column in columns] == ["before", "after", "only-x"] and columns[0].baseline is None
+
+
+def test_mixed_settings_are_told(new_run, compared, edit):
+    path = new_run(repeats=2)
+    edit(path / "cells/001-before-1/cell.json", settings={"vm.dirty_ratio": "5"})
+    assert any("repeats differ in" in note for note in tables.other_losses(compared(path)))
+
+
+def test_settings_detectors_environment(pair, compared):
+    comparison = compared(pair)
+    differing, pinned = tables.settings(comparison)
+    assert [(row.name, row.values) for row in differing] == [
+        ("dm_snapshot.snapshot_cow_threshold", ["4294967295", "2048"])
+    ]
+    assert "vm.dirty_ratio" in [row.name for row in pinned]
+    detectors = {row.name: row.values[0] for row in tables.detectors(comparison)}
+    assert detectors["wq-watchdog"] == "absent: CONFIG_WQ_WATCHDOG not set"
+    assert detectors["canary"] == "present, period 250 ms"
+    environment = {row.name: row.values[0] for row in tables.environment(comparison)}
+    assert environment["acceleration"] == "tcg (no kvm_intel or kvm_amd)" and environment["host memory"] == "16 GiB"
+    assert tables.mitigations(comparison)[3].exercised == "not exercised"

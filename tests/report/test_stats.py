@@ -1,0 +1,78 @@
+# SPDX-License-Identifier: MIT
+"""Statistics against scipy and against values that can be worked out by hand."""
+import math
+
+import pytest
+from scipy import stats as scipy_stats
+
+from reports import stats
+
+
+@pytest.mark.parametrize(
+    "values, wanted",
+    [
+        ([3.0], 3.0),
+        ([1.0, 9.0], 5.0),
+        ([5.0, 1.0, 3.0], 3.0),
+        ([1.0, math.inf, math.inf], math.inf),
+        ([1.0, 2.0, math.inf], 2.0),
+        ([1.0, math.inf], math.inf),
+        ([math.inf] * 2, math.inf),
+    ],
+)
+def test_median(values, wanted):
+    assert stats.median(values) == wanted
+
+
+@pytest.mark.parametrize(
+    "a, b", [([1, 2, 3], [4, 5, 6]), ([1.5, 2.2, 8.1, 3.3], [2.5, 9.9, 7.7, 6.1]), ([1, 5, 7, 11], [2, 3, 4])]
+)
+def test_mann_whitney_equals_scipy_exact(a, b):
+    assert stats.mann_whitney(a, b) == pytest.approx(scipy_stats.mannwhitneyu(a, b, method="exact").pvalue)
+
+
+def test_mann_whitney_known_values():
+    assert stats.mann_whitney([1, 2, 3], [4, 5, 6]) == pytest.approx(0.1)
+    assert stats.mann_whitney([1, 2, 3, 4], [5, 6, 7, 8]) == pytest.approx(2 / 70)
+    assert stats.mann_whitney([1, 1, 1], [1, 1, 1]) == 1.0
+
+
+def test_never_finished_ranks_last():
+    assert stats.mann_whitney([math.inf] * 4, [20.0, 21.0, 22.0, 23.0]) == pytest.approx(2 / 70)
+    assert stats.mann_whitney([math.inf] * 4, [math.inf] * 4) == 1.0
+
+
+def test_mann_whitney_many_values():
+    a, b = [float(i) for i in range(30)], [i + 4.5 for i in range(30)]
+    assert stats.mann_whitney(a, b) == pytest.approx(
+        scipy_stats.mannwhitneyu(a, b, method="asymptotic").pvalue, rel=0.1
+    )
+
+
+def test_bootstrap_interval():
+    values = [10.0, 11.0, 12.0, 13.0, 14.0]
+    low, high = stats.bootstrap_interval(values)
+    assert 10 <= low < 12 < high <= 14
+    assert stats.bootstrap_interval(values) == (low, high), "a report must repeat"
+    assert stats.bootstrap_interval([1.0, 2.0]) is None
+    assert stats.bootstrap_interval([1.0, 2.0, math.inf]) is None
+
+
+def test_fisher_and_poisson_known_values():
+    assert stats.fisher(4, 4, 0, 4) == pytest.approx(2 / 70)
+    assert stats.fisher(2, 4, 2, 4) == 1.0
+    assert stats.poisson(10, 3, 0, 3) == pytest.approx(2 * 0.5**10)
+    assert stats.poisson(0, 3, 0, 3) == 1.0
+    assert stats.poisson(4, 2, 2, 1) == 1.0, "the same rate in unequal numbers of cells"
+
+
+def test_bursts_are_not_poisson():
+    assert stats.compare_counts([3, 4, 3], [0, 0, 0])[1] == "Poisson"
+    assert stats.compare_counts([0, 60, 0, 1], [0, 0, 0, 0])[1] == "Mann-Whitney"
+    assert stats.compare_counts([2.0**60] * 3, [2.0**60] * 3) == (1.0, "Mann-Whitney")
+
+
+@pytest.mark.parametrize("compare", [stats.compare_numbers, stats.compare_counts, stats.compare_flags])
+@pytest.mark.parametrize("a, b", [([1], [0]), ([1, 1], [0, 0]), ([1, 1, 1], [0, 0]), ([], [0, 0, 0])])
+def test_nothing_is_compared_under_three(compare, a, b):
+    assert compare(a, b) is None

@@ -1,0 +1,448 @@
+// SPDX-License-Identifier: MIT
+/*
+ * The recorder's process as a whole, on this machine: that it needs nothing after the start line, and that what it
+ * could not record is counted. Runs with and without root; without, some files and the memory lock are refused.
+ */
+#include "base/clock.h"
+#include "record/blackbox.h"
+#include "record/recorder.h"
+#include "t.h"
+
+#include <errno.h>
+#include <inttypes.h>
+#include <jansson.h>
+#include <signal.h>
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <sys/mman.h>
+#include <sys/socket.h>
+#include <sys/syscall.h>
+
+#define WAIT_MS	  20000
+#define PERIOD_MS 20
+#define NO_BUFFER "EPIPE" /* what the stand-in for /dev/kmsg sends to make a read fail as an overrun does */
+
+#if defined(__SANITIZE_ADDRESS__)
+#define WITH_ASAN 1
+/* Of sanitizer/allocator_interface.h, which gcc does not install. */
+int __sanitizer_install_malloc_and_free_hooks(void (*on_malloc)(const volatile void *p, size_t size),
+					      void (*on_free)(const volatile void *p));
+#else
+#define WITH_ASAN 0
+#endif
+
+/* Allocations of this program and its children, in memory that they share. */
+static _Atomic unsigned long *allocations;
+
+static void count_allocation(void)
+{
+	if (allocations)
+		atomic_fetch_add(allocations, 1);
+}
+
+#if WITH_ASAN
+static void on_malloc(const volatile void *p, size_t size)
+{
+	(void)p;
+	(void)size;
+	count_allocation();
+}
+
+static void on_free(const volatile void *p)
+{
+	(void)p;
+}
+#else
+/* A program's own malloc takes the place of libc's everywhere, in libc too; these are what it replaces. */
+void *__libc_malloc(size_t size);
+void *__libc_calloc(size_t n, size_t size);
+void *__libc_realloc(void *p, size_t size);
+void *__libc_memalign(size_t align, size_t size);
+void __libc_free(void *p);
+
+void *malloc(size_t size)
+{
+	count_allocation();
+	return __libc_malloc(size);
+}
+
+void *calloc(size_t n, size_t size)
+{
+	count_allocation();
+	return __libc_calloc(n, size);
+}
+
+void *realloc(void *p, size_t size)
+{
+	count_allocation();
+	return __libc_realloc(p, size);
+}
+
+void *memalign(size_t align, size_t size);
+void *memalign(size_t align, size_t size)
+{
+	count_allocation();
+	return __libc_memalign(align, size);
+}
+
+void *aligned_alloc(size_t align, size_t size)
+{
+	return memalign(align, size);
+}
+
+int posix_memalign(void **p, size_t align, size_t size)
+{
+	*p = memalign(align, size);
+	return *p ? 0 : ENOMEM;
+}
+
+void free(void *p)
+{
+	__libc_free(p);
+}
+#endif
+
+/* /dev/kmsg fails with EPIPE when records were overwritten before they were read; no socket can do that. */
+ssize_t read(int fd, void *buf, size_t size)
+{
+	ssize_t n = syscall(SYS_read, fd, buf, size);
+
+	if (n == (ssize_t)strlen(NO_BUFFER) && memcmp(buf, NO_BUFFER, (size_t)n) == 0) {
+		errno = EPIPE;
+		return -1;
+	}
+	return n;
+}
+
+static void *shared_memory(size_t size)
+{
+	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	assert_true(memory != MAP_FAILED);
+	return memory;
+}
+
+static struct bb fresh_box(uint64_t size)
+{
+	struct bb box;
+
+	bb_format(&box, shared_memory(size), size);
+	return box;
+}
+
+static void wait_for(const _Atomic uint64_t *counter, uint64_t at_least)
+{
+	int64_t deadline = clock_ns() + WAIT_MS * NS_PER_MS;
+
+	while (atomic_load(counter) < at_least) {
+		if (clock_ns() > deadline)
+			fail_msg("%" PRIu64 " of %" PRIu64 " after %d ms", atomic_load(counter), at_least, WAIT_MS);
+		clock_sleep_ms(1);
+	}
+}
+
+static size_t count(const struct bb *box, enum bb_type wanted)
+{
+	uint64_t pos = 0, torn = 0;
+	enum bb_type type;
+	const char *data;
+	size_t len, n = 0;
+
+	while (bb_next(box, &pos, &type, &data, &len, &torn))
+		n += type == wanted;
+	assert_int_equal(torn, 0);
+	return n;
+}
+
+struct needs {
+	unsigned long minor_faults, major_faults, pages, allocations;
+};
+
+static struct needs needs_of(pid_t pid)
+{
+	struct needs n = { .allocations = atomic_load(allocations) };
+	char path[64], text[1024];
+	const char *p;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	text[fread(text, 1, sizeof(text) - 1, f)] = '\0';
+	fclose(f);
+	p = strrchr(text, ')');
+	assert_non_null(p);
+	/* After the name: state ppid pgrp session tty tpgid flags minflt cminflt majflt, ten more, vsize */
+	assert_int_equal(sscanf(p,
+				") %*c %*d %*d %*d %*d %*d %*u %lu %*u %lu %*u %*u %*u %*d %*d %*d %*d %*d %*d %*u %lu",
+				&n.minor_faults, &n.major_faults, &n.pages),
+			 3);
+	n.allocations = atomic_load(allocations); /* ours, for reading this, are over */
+	return n;
+}
+
+/* mlockall succeeds or it does not; it never locks a part. AddressSanitizer makes it do nothing. */
+static bool memory_is_locked(pid_t pid)
+{
+	char path[64], line[128];
+	unsigned long kib = 0;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "/proc/%d/status", (int)pid);
+	f = fopen(path, "r");
+	assert_non_null(f);
+	while (fgets(line, sizeof(line), f) && sscanf(line, "VmLck: %lu", &kib) != 1)
+		;
+	fclose(f);
+	return kib > 0;
+}
+
+/* Whether this machine lets us lock as much as the recorder needs. */
+static bool may_lock(void)
+{
+	size_t size = 32 << 20;
+	void *memory = shared_memory(size);
+	bool may = mlock(memory, size) == 0;
+
+	munmap(memory, size);
+	return may;
+}
+
+static void send_record(int fd, const char *text)
+{
+	assert_int_equal(send(fd, text, strlen(text), 0), strlen(text));
+}
+
+static void after_the_start_it_allocates_nothing_and_takes_no_fault(void **state)
+{
+	struct bb box = fresh_box(8 << 20);
+	struct recorder_config config = { .period_ms = PERIOD_MS, .canary_ms = PERIOD_MS };
+	struct needs before = { 0 }, after;
+	struct recorder recorder;
+	unsigned long mine;
+	void *volatile seen;
+	bool locked;
+	int fds[2];
+
+	(void)state;
+	mine = atomic_load(allocations);
+	seen = malloc(1);
+	free(seen);
+	assert_int_equal(atomic_load(allocations), mine + 1); /* the hook works */
+
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+	config.kmsg_fd = fds[0];
+	assert_int_equal(recorder_start(&recorder, &box, &config), 0);
+	for (uint64_t i = 1; i <= 5 + 50; i++) {
+		char record[64];
+
+		/* The start line is drawn some samples after the recorder is ready (BASELINE_MS of cell.c). */
+		if (i == 6) {
+			before = needs_of(recorder.pid);
+			mine = before.allocations;
+		}
+		snprintf(record, sizeof(record), "6,%" PRIu64 ",5000,-;with a gap of one\n", 2 * i);
+		send_record(fds[1], record);
+		wait_for(&box.head->samples_taken, i);
+	}
+	assert_int_equal(atomic_load(allocations), mine);
+	after = needs_of(recorder.pid);
+	locked = memory_is_locked(recorder.pid);
+	assert_int_equal(recorder_stop(&recorder), 0);
+	assert_int_equal(after.pages, before.pages);
+	assert_int_equal(atomic_load(&box.head->kmsg_lost), 54);
+	close(fds[0]);
+	close(fds[1]);
+	bb_unmap(&box);
+	if (!WITH_ASAN && may_lock())
+		assert_true(locked);
+	if (!locked) {
+		print_message("%lu page faults in 50 samples, not judged: %s\n",
+			      after.minor_faults - before.minor_faults,
+			      WITH_ASAN ? "AddressSanitizer makes mlockall do nothing"
+					: "mlockall was refused (RLIMIT_MEMLOCK, no root)");
+		return;
+	}
+	assert_int_equal(after.major_faults - before.major_faults, 0);
+	assert_int_equal(after.minor_faults - before.minor_faults, 0);
+}
+
+static void an_overrun_of_the_kernel_log_is_counted_from_the_gap(void **state)
+{
+	struct bb box = fresh_box(8 << 20);
+	struct recorder_config config = { .period_ms = PERIOD_MS };
+	uint64_t pos = 0, torn = 0, lost[4], seq[4];
+	struct recorder recorder;
+	enum bb_type type;
+	const char *data;
+	size_t len, n = 0;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+	config.kmsg_fd = fds[0];
+	assert_int_equal(recorder_start(&recorder, &box, &config), 0);
+	send_record(fds[1], "6,100,5000,-;the first: nothing is known about those before it\n");
+	send_record(fds[1], "6,101,5001,-;in order\n");
+	send_record(fds[1], NO_BUFFER);
+	send_record(fds[1], "6,250,5002,-;after an overrun\n");
+	send_record(fds[1], NO_BUFFER);
+	send_record(fds[1], NO_BUFFER);
+	send_record(fds[1], "6,251,5003,-;an overrun that cost nothing\n");
+	send_record(fds[1], "6,253,5004,-;a gap that nobody announced\n");
+	send_record(fds[1], "no record at all\n");
+	send_record(fds[1], "4,254,5005,-;and on\n SUBSYSTEM=block\n");
+	assert_int_equal(recorder_stop(&recorder), 0); /* reads to the end of the log */
+
+	while (bb_next(&box, &pos, &type, &data, &len, &torn)) {
+		json_t *event;
+
+		if (type != BB_EVENT)
+			continue;
+		event = json_loadb(data, len, 0, NULL);
+		assert_non_null(event);
+		assert_string_equal(json_string_value(json_object_get(event, "kind")), "kmsg-lost");
+		assert_true(n < 4);
+		lost[n] = (uint64_t)json_integer_value(json_object_get(event, "lost"));
+		seq[n++] = (uint64_t)json_integer_value(json_object_get(event, "seq"));
+		json_decref(event);
+	}
+	assert_int_equal(n, 2);
+	assert_int_equal(lost[0], 250 - 102);
+	assert_int_equal(seq[0], 250);
+	assert_int_equal(lost[1], 1);
+	assert_int_equal(seq[1], 253);
+	assert_int_equal(atomic_load(&box.head->kmsg_lost), 250 - 102 + 1);
+	assert_int_equal(count(&box, BB_KMSG), 7); /* what was read is there, whatever it looked like */
+	close(fds[0]);
+	close(fds[1]);
+	bb_unmap(&box);
+}
+
+struct tick {
+	int64_t due_us, missed;
+};
+
+/* The ticks that the samples in the box were taken for, but for the last sample, which is taken at the stop. */
+static size_t ticks(const struct bb *box, struct tick *t, size_t max)
+{
+	uint64_t pos = 0, torn = 0;
+	enum bb_type type;
+	const char *data;
+	size_t len, n = 0;
+
+	while (bb_next(box, &pos, &type, &data, &len, &torn)) {
+		json_t *sample;
+
+		if (type != BB_SAMPLE)
+			continue;
+		sample = json_loadb(data, len, 0, NULL);
+		assert_non_null(sample);
+		assert_true(n < max);
+		assert_true(json_number_value(json_object_get(sample, "late_ms")) >= 0);
+		t[n].due_us = (int64_t)(json_number_value(json_object_get(sample, "t")) * 1e6 + 0.5) -
+			      (int64_t)(json_number_value(json_object_get(sample, "late_ms")) * 1e3 + 0.5);
+		t[n++].missed = json_integer_value(json_object_get(sample, "missed"));
+		json_decref(sample);
+	}
+	assert_int_equal(torn, 0);
+	return n - 1;
+}
+
+static void every_tick_is_a_sample_or_is_counted_as_missed(void **state)
+{
+	enum { STOPPED_MS = 1000, MAX = 4096 };
+	static struct tick t[MAX];
+	struct bb box = fresh_box(32 << 20);
+	struct recorder_config config = { .period_ms = PERIOD_MS };
+	struct recorder recorder;
+	int64_t missed = 0, most = 0;
+	uint64_t taken;
+	size_t n;
+
+	(void)state;
+	assert_int_equal(recorder_start(&recorder, &box, &config), 0);
+	wait_for(&box.head->samples_taken, 10);
+	assert_int_equal(kill(recorder.pid, SIGSTOP), 0);
+	clock_sleep_ms(STOPPED_MS);
+	taken = atomic_load(&box.head->samples_taken);
+	assert_int_equal(kill(recorder.pid, SIGCONT), 0);
+	wait_for(&box.head->samples_taken, taken + 10);
+	assert_int_equal(recorder_stop(&recorder), 0);
+
+	n = ticks(&box, t, MAX);
+	assert_int_equal(n + 1, atomic_load(&box.head->samples_taken));
+	for (size_t i = 0; i < n; i++) {
+		missed += t[i].missed;
+		if (t[i].missed > most)
+			most = t[i].missed;
+		if (i == 0)
+			continue;
+		/* Both figures of a sample are cut to microseconds. */
+		assert_in_range(t[i].due_us - t[i - 1].due_us - (t[i].missed + 1) * PERIOD_MS * 1000 + 2, 0, 4);
+	}
+	assert_int_equal(missed, atomic_load(&box.head->samples_missed));
+	assert_true(most >= STOPPED_MS / PERIOD_MS - 2);
+	assert_true(atomic_load(&box.head->late_max_ns) >= (STOPPED_MS - 2 * PERIOD_MS) * NS_PER_MS);
+	bb_unmap(&box);
+}
+
+static void a_full_box_costs_samples_that_are_counted_and_no_event(void **state)
+{
+	static const char event[] = "{\"t\":1,\"kind\":\"phase\",\"raw\":\"\"}\n";
+	struct bb box = fresh_box(1 << 20);
+	struct recorder_config config = { .period_ms = 10 };
+	struct recorder recorder;
+	uint32_t beat;
+	int fds[2];
+
+	(void)state;
+	assert_int_equal(socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_NONBLOCK | SOCK_CLOEXEC, 0, fds), 0);
+	config.kmsg_fd = fds[0];
+	/* Most of the box is taken before it begins, by detail of another kind. */
+	while (atomic_load(&box.head->tail) < (1 << 20) / 2) {
+		static const char detail[4096];
+
+		assert_int_equal(bb_append(&box, BB_KMSG, detail, sizeof(detail)), 0);
+	}
+	assert_int_equal(recorder_start(&recorder, &box, &config), 0);
+	wait_for(&box.head->lost, 10);
+	beat = atomic_load(&box.head->beat);
+	/* The kernel's words and ours still get in; it lives, and goes on counting. */
+	send_record(fds[1], "6,1,5000,-;one line\n");
+	assert_int_equal(bb_append(&box, BB_EVENT, event, sizeof(event) - 1), 0);
+	wait_for(&box.head->lost, 15);
+	assert_true(atomic_load(&box.head->beat) > beat);
+	assert_int_equal(recorder_stop(&recorder), 0);
+	assert_int_equal(count(&box, BB_SAMPLE), atomic_load(&box.head->samples_taken));
+	assert_int_equal(count(&box, BB_EVENT), 1);
+	assert_true(atomic_load(&box.head->samples_taken) > 0);
+	/* Each refused sample is also a missed one; so are ticks that this machine did not give us. */
+	assert_true(atomic_load(&box.head->samples_missed) >= atomic_load(&box.head->lost));
+	close(fds[0]);
+	close(fds[1]);
+	bb_unmap(&box);
+}
+
+static int set_up(void **state)
+{
+	(void)state;
+	allocations = shared_memory(sizeof(*allocations));
+#if WITH_ASAN
+	return __sanitizer_install_malloc_and_free_hooks(on_malloc, on_free) ? 0 : -1;
+#else
+	return 0;
+#endif
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(after_the_start_it_allocates_nothing_and_takes_no_fault),
+		cmocka_unit_test(an_overrun_of_the_kernel_log_is_counted_from_the_gap),
+		cmocka_unit_test(every_tick_is_a_sample_or_is_counted_as_missed),
+		cmocka_unit_test(a_full_box_costs_samples_that_are_counted_and_no_event),
+	};
+
+	return cmocka_run_group_tests_name("recorder", tests, set_up, NULL);
+}

@@ -1,0 +1,564 @@
+// SPDX-License-Identifier: MIT
+/* From the files of a record to facts, and from facts to the verdict, its reason, and what is said of a mitigation. */
+#include "run/facts.h"
+#include "run/verdict.h"
+#include "t.h"
+
+#include <math.h>
+
+#define SETUP	 "{\"t\":-3.0,\"source\":\"harness\",\"kind\":\"phase\",\"name\":\"setup\",\"raw\":\"setup\"}\n"
+#define START	 "{\"t\":0.0,\"source\":\"harness\",\"kind\":\"start\",\"raw\":\"001-before-1\"}\n"
+#define COOLDOWN "{\"t\":46.1,\"source\":\"harness\",\"kind\":\"phase\",\"name\":\"cool-down\",\"raw\":\"\"}\n"
+#define VERIFIED                                                                                                       \
+	"{\"t\":60.0,\"source\":\"harness\",\"kind\":\"verify\",\"workload\":\"snapshot-cow\",\"ok\":true,"            \
+	"\"after_run\":true,\"status\":0,\"raw\":\"\"}\n"
+#define DONE  "{\"t\":61.0,\"source\":\"harness\",\"kind\":\"done\",\"raw\":\"complete\"}\n"
+#define BEGIN SETUP START
+#define END   COOLDOWN VERIFIED DONE
+
+#define KILL(t, comm, role)                                                                                            \
+	"{\"t\":" t ",\"kind\":\"oom-kill\",\"source\":\"kmsg\",\"seq\":452,\"victim\":{\"pid\":213,\"comm\":\"" comm  \
+	"\",\"cgroup\":\"/headroom/workload\",\"role\":\"" role "\"},\"raw\":\"\"}\n"
+#define KERNEL(t, kind, more) "{\"t\":" t ",\"kind\":\"" kind "\",\"source\":\"kmsg\"," more "\"raw\":\"\"}\n"
+#define HARNESS(t, kind, more, raw)                                                                                    \
+	"{\"t\":" t ",\"source\":\"harness\",\"kind\":\"" kind "\"," more "\"raw\":\"" raw "\"}\n"
+#define CORRUPT HARNESS("50.0", "corrupt", "", "snapshot 3: block at byte 4096 is not the old data")
+#define PANIC	KERNEL("12.5", "panic", "\"reason\":\"Out of memory: system-wide panic_on_oom is enabled\",")
+
+static const char *const caches[] = { "kcopyd_job", "dm_snap_pending_exception", NULL };
+static struct facts f;
+static uint64_t bad_lines;
+static char *dir;
+
+static int make(void **state)
+{
+	(void)state;
+	dir = t_dir();
+	return 0;
+}
+
+static int drop(void **state)
+{
+	(void)state;
+	t_remove(dir);
+	return 0;
+}
+
+/* The caller frees the facts. */
+static void read_facts(const char *samples, const char *events)
+{
+	t_write(dir, "samples.jsonl", samples);
+	t_write(dir, "events.jsonl", events);
+	bad_lines = 0;
+	assert_int_equal(facts_read(&f, dir, caches, &bad_lines), 0);
+}
+
+static struct judgement judge(const char *samples, const char *events, enum guest_end end, bool was_interrupted)
+{
+	struct judgement j;
+
+	read_facts(samples, events);
+	verdict_find_out(&f, end, was_interrupted, &j);
+	facts_free(&f);
+	return j;
+}
+
+static void verdicts_and_reasons(void **state)
+{
+	static const struct {
+		const char *what, *samples, *events;
+		enum guest_end end;
+		bool interrupted;
+		enum verdict verdict;
+		const char *reason, *outcome;
+	} cases[] = {
+		{ "all well", "", BEGIN END, GUEST_OFF, false, VERDICT_OK, "finished in 46.1 s, data verified", NULL },
+		{ "one kill", "", BEGIN KILL("9.1", "fio", "workload") END, GUEST_OFF, false, VERDICT_OOM,
+		  "1 OOM kill, first at 9.1 s: fio (workload)", NULL },
+		{ "kills, the first is named", "",
+		  BEGIN KILL("9.1", "fio", "workload") KILL("9.2", "idle", "bystander") END, GUEST_OFF, false,
+		  VERDICT_OOM, "2 OOM kills, first at 9.1 s: fio (workload)", NULL },
+		{ "the counter saw more than the log",
+		  "{\"t\":-1,\"vm\":{\"oom_kill\":2}}\n{\"t\":9,\"vm\":{\"oom_kill\":7}}\n",
+		  BEGIN KILL("9.1", "fio", "workload") END, GUEST_OFF, false, VERDICT_OOM,
+		  "5 OOM kills, first at 9.1 s: fio (workload)", NULL },
+		{ "the counter alone", "{\"t\":-1,\"vm\":{\"oom_kill\":0}}\n{\"t\":9,\"vm\":{\"oom_kill\":1}}\n",
+		  BEGIN END, GUEST_OFF, false, VERDICT_OOM, "1 OOM kill", NULL },
+		{ "the log saw more than the last sample",
+		  "{\"t\":-1,\"vm\":{\"oom_kill\":0}}\n{\"t\":9,\"vm\":{\"oom_kill\":1}}\n",
+		  BEGIN KILL("9.1", "fio", "workload") KILL("9.2", "fio", "workload") END, GUEST_OFF, false,
+		  VERDICT_OOM, "2 OOM kills", NULL },
+		{ "kills before the record are not ours",
+		  "{\"t\":-1,\"vm\":{\"oom_kill\":3}}\n{\"t\":9,\"vm\":{\"oom_kill\":3}}\n", BEGIN END, GUEST_OFF,
+		  false, VERDICT_OK, "finished", NULL },
+		{ "memcg kill", "",
+		  BEGIN KERNEL("3.0", "memcg-oom-kill", "\"victim\":{\"comm\":\"fio\",\"role\":\"workload\"},") END,
+		  GUEST_OFF, false, VERDICT_OOM, "fio (workload)", NULL },
+		{ "panic beats oom", "", BEGIN KILL("9.1", "fio", "workload") PANIC, GUEST_PANIC, false, VERDICT_PANIC,
+		  "kernel panic at 12.5 s: Out of memory: system-wide panic_on_oom is enabled; 1 OOM kill", NULL },
+		{ "panic without words", "", BEGIN, GUEST_PANIC, false, VERDICT_PANIC, "its words were lost", NULL },
+		{ "panic that QEMU did not tell", "", BEGIN PANIC, GUEST_QEMU, false, VERDICT_PANIC, "12.5 s", NULL },
+		{ "oops", "", BEGIN KERNEL("4.0", "oops", "") END, GUEST_OFF, false, VERDICT_PANIC,
+		  "1 kernel bug reported", NULL },
+		{ "no heartbeat", "{\"t\":33.4}\n", BEGIN, GUEST_HANG, false, VERDICT_HUNG,
+		  "the machine stopped answering after 33.4 s", NULL },
+		{ "lockup by the kernel", "", BEGIN KERNEL("20.0", "wq-lockup", "\"seconds\":34,") END, GUEST_OFF,
+		  false, VERDICT_LOCKUP, "1 lockup report, first at 20.0 s", NULL },
+		{ "lockups of several kinds", "",
+		  BEGIN KERNEL("20.0", "soft-lockup", "") KERNEL("21.0", "rcu-stall", "") END, GUEST_OFF, false,
+		  VERDICT_LOCKUP, "2 lockup reports, first at 20.0 s", NULL },
+		{ "lockup by the canary", "{\"t\":30,\"canary\":{\"n\":0,\"pending_ms\":30000.0}}\n", BEGIN END,
+		  GUEST_OFF, false, VERDICT_LOCKUP, "work waited 30.0 s for a kernel worker", NULL },
+		{ "lockup by a canary that came back",
+		  "{\"t\":35,\"canary\":{\"n\":1,\"max_ms\":31200.5,\"pending_ms\":0}}\n", BEGIN END, GUEST_OFF, false,
+		  VERDICT_LOCKUP, "work waited 31.2 s", NULL },
+		{ "a slow canary is no lockup", "{\"t\":35,\"canary\":{\"n\":1,\"max_ms\":29999.9,\"pending_ms\":0}}\n",
+		  BEGIN END, GUEST_OFF, false, VERDICT_OK, "finished", NULL },
+		{ "hung task", "", BEGIN KERNEL("35.2", "hung-task", "\"task\":\"fio\",\"seconds\":20,") END, GUEST_OFF,
+		  false, VERDICT_HUNG, "1 hung task, first at 35.2 s", NULL },
+		{ "oom beats hung task and lockup", "",
+		  BEGIN KERNEL("5.0", "hung-task", "") KERNEL("6.0", "wq-lockup", "") KILL("9.1", "fio", "workload")
+			  END,
+		  GUEST_OFF, false, VERDICT_OOM, "1 hung task, first at 5.0 s", NULL },
+		{ "lockup beats hung task", "", BEGIN KERNEL("5.0", "hung-task", "") KERNEL("6.0", "wq-lockup", "") END,
+		  GUEST_OFF, false, VERDICT_LOCKUP, "1 lockup report, first at 6.0 s; 1 hung task", NULL },
+		{ "stuck load", "", BEGIN, GUEST_DEADLINE, false, VERDICT_STUCK,
+		  "the load was not over at its deadline", NULL },
+		{ "stuck after the load", "", BEGIN COOLDOWN, GUEST_DEADLINE, false, VERDICT_STUCK,
+		  "not over at the deadline", NULL },
+		{ "ended at the deadline", "",
+		  BEGIN HARNESS("75.0", "exit", "\"role\":\"workload\",\"status\":-110,", "") END, GUEST_OFF, false,
+		  VERDICT_STUCK, "the load was not over at its deadline", NULL },
+		{ "does not even die", "",
+		  BEGIN HARNESS("75.0", "exit", "\"role\":\"workload\",\"status\":-16,", "") END, GUEST_OFF, false,
+		  VERDICT_STUCK, "deadline", NULL },
+		{ "corrupt beats all", "{\"t\":30,\"canary\":{\"n\":0,\"pending_ms\":40000.0}}\n",
+		  BEGIN KILL("9.1", "fio", "workload") CORRUPT PANIC, GUEST_PANIC, false, VERDICT_CORRUPT,
+		  "snapshot 3: block at byte 4096 is not the old data; kernel panic at 12.5 s", NULL },
+		{ "set-up failed", "", SETUP HARNESS("-1.0", "fail", "", "fill /dev/x: No space left on device") DONE,
+		  GUEST_OFF, false, VERDICT_BROKEN, "the set-up failed: fill /dev/x: No space left on device", NULL },
+		{ "the first failure is the reason", "",
+		  SETUP HARNESS("-1.0", "fail", "", "one") HARNESS("-1.0", "fail", "", "two"), GUEST_OFF, false,
+		  VERDICT_BROKEN, "the set-up failed: one", NULL },
+		{ "not verified", "", BEGIN COOLDOWN DONE, GUEST_OFF, false, VERDICT_BROKEN,
+		  "the data could not be verified", NULL },
+		{ "verified, but not what the load wrote", "",
+		  BEGIN COOLDOWN HARNESS("60.0", "verify", "\"ok\":true,\"after_run\":false,", "") DONE, GUEST_OFF,
+		  false, VERDICT_BROKEN, "the data could not be verified", NULL },
+		{ "a failure that nothing explains", "",
+		  BEGIN HARNESS("9.0", "fail", "", "fio ended with status 1") END, GUEST_OFF, false, VERDICT_BROKEN,
+		  "fio ended with status 1", NULL },
+		{ "a failure that a kill explains", "",
+		  BEGIN KILL("9.1", "fio", "workload") HARNESS("9.2", "fail", "", "fio ended with status 137") END,
+		  GUEST_OFF, false, VERDICT_OOM, "1 OOM kill", NULL },
+		{ "QEMU died", "", BEGIN COOLDOWN, GUEST_QEMU, false, VERDICT_BROKEN,
+		  "QEMU ended before the cell was over", NULL },
+		{ "no boot", "", "", GUEST_NO_BOOT, false, VERDICT_BROKEN, "the guest did not boot", NULL },
+		{ "signal", "", BEGIN KILL("9.1", "fio", "workload"), GUEST_SIGNAL, false, VERDICT_BROKEN,
+		  "interrupted", NULL },
+		{ "cut off", "", BEGIN, GUEST_OFF, true, VERDICT_BROKEN, "interrupted", NULL },
+		{ "an empty record", "", "", GUEST_QEMU, false, VERDICT_BROKEN, "the record does not say why", NULL },
+		{ "snapshot overflow", "",
+		  BEGIN KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
+		  GUEST_OFF, false, VERDICT_BROKEN, "snapshot-overflow: Unable to allocate exception.",
+		  "snapshot-overflow" },
+		{ "invalid for another reason", "",
+		  BEGIN KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Error reading/writing.\",") END, GUEST_OFF,
+		  false, VERDICT_BROKEN, "snapshot-invalid: Error reading/writing.", "snapshot-invalid" },
+		{ "overflow under memory pressure", "",
+		  BEGIN KILL("9.1", "fio", "workload")
+			  KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
+		  GUEST_OFF, false, VERDICT_OOM, "1 OOM kill", "snapshot-overflow" },
+		{ "found invalid when verified", "",
+		  BEGIN HARNESS("50.0", "snapshot-invalid", "", "snap-0: status Invalid") END, GUEST_OFF, false,
+		  VERDICT_BROKEN, "snap-0: status Invalid", "snapshot-invalid" },
+		{ "what the kernel said while it booted", "",
+		  KERNEL("-8.0", "oops", "") KERNEL("-7.0", "wq-lockup", "\"seconds\":40,")
+			  KILL("-6.0", "udevd", "bystander") BEGIN END,
+		  GUEST_OFF, false, VERDICT_OK, "finished", NULL },
+		{ "an event without a time counts", "",
+		  BEGIN "{\"t\":null,\"kind\":\"panic\",\"source\":\"console\",\"reason\":\"x\",\"raw\":\"\"}\n",
+		  GUEST_PANIC, false, VERDICT_PANIC, "kernel panic", NULL },
+		/* `broken` is our own fault; what the kernel does while we set up is not. */
+		{ "kill in the set-up", "", SETUP KILL("-2.0", "headroom", "harness") START END, GUEST_OFF, false,
+		  VERDICT_OOM, "1 OOM kill, first at -2.0 s: headroom (harness)", NULL },
+		{ "the first of two kills was in the set-up", "",
+		  SETUP KILL("-2.0", "one", "harness") START KILL("3.0", "two", "workload") END, GUEST_OFF, false,
+		  VERDICT_OOM, "2 OOM kills, first at -2.0 s: one (harness)", NULL },
+		{ "panic in the set-up", "", SETUP KERNEL("2.0", "panic", "\"reason\":\"dm\","), GUEST_PANIC, false,
+		  VERDICT_PANIC, "kernel panic at 2.0 s: dm", NULL },
+	};
+
+	size_t wrong = 0;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct judgement j = judge(cases[i].samples, cases[i].events, cases[i].end, cases[i].interrupted);
+		const char *outcome = j.outcome ? j.outcome : "none",
+			   *want = cases[i].outcome ? cases[i].outcome : "none";
+
+		assert_int_equal(bad_lines, 0);
+		if (j.verdict == cases[i].verdict && strstr(j.reason, cases[i].reason) && strcmp(outcome, want) == 0)
+			continue;
+		print_error("%s: %s (%s): %s\n    should be %s (%s): %s\n", cases[i].what, verdict_name(j.verdict),
+			    outcome, j.reason, verdict_name(cases[i].verdict), want, cases[i].reason);
+		wrong++;
+	}
+	assert_int_equal(wrong, 0);
+}
+
+/* Two workloads: the data is verified when all of it is. */
+static void one_workload_verified_does_not_speak_for_the_other(void **state)
+{
+	(void)state;
+	read_facts("", BEGIN COOLDOWN HARNESS("59.0", "verify", "\"ok\":true,\"after_run\":false,", "") VERIFIED DONE);
+	assert_false(f.verified);
+	facts_free(&f);
+	read_facts("", BEGIN COOLDOWN HARNESS("59.0", "verify", "\"ok\":false,\"after_run\":true,", "") VERIFIED DONE);
+	assert_false(f.verified);
+	facts_free(&f);
+	read_facts("", BEGIN COOLDOWN VERIFIED VERIFIED DONE);
+	assert_true(f.verified);
+	facts_free(&f);
+}
+
+static void samples_are_added_up(void **state)
+{
+	static const char samples[] =
+		"{\"t\":-1,\"mem\":{\"MemTotal\":738000,\"MemAvailable\":600000,\"SUnreclaim\":30000},"
+		"\"vm\":{\"oom_kill\":0,\"allocstall_normal\":5,\"allocstall_dma32\":1,\"pgscan_direct\":10},"
+		"\"psi\":{\"memory\":{\"some_us\":100,\"full_us\":50}},\"slab\":{\"kmalloc-64\":[10,20,64,4]},"
+		"\"canary\":{\"n\":1,\"max_ms\":2.5,\"pending_ms\":0}}\n"
+		"{\"t\":5,\"mem\":{\"MemTotal\":738000,\"MemAvailable\":20000,\"SUnreclaim\":400000},"
+		"\"vm\":{\"oom_kill\":1,\"allocstall_normal\":7,\"allocstall_dma32\":2,\"pgscan_direct\":1010},"
+		"\"psi\":{\"memory\":{\"some_us\":5100,\"full_us\":1050}},"
+		"\"slab\":{\"kcopyd_job\":[100,100,1024,200],\"kmalloc-64\":[0,0,64,0]},"
+		"\"canary\":{\"n\":0,\"pending_ms\":512.5}}\n"
+		"{\"t\":6,\"mem\":{\"MemTotal\":738000,\"MemAvailable\":50000,\"SUnreclaim\":300000},"
+		"\"vm\":{\"oom_kill\":1,\"allocstall_normal\":7,\"allocstall_dma32\":2,\"pgscan_direct\":1010},"
+		"\"psi\":{\"memory\":{\"some_us\":5100,\"full_us\":1050}},\"slab\":{\"kcopyd_job\":[90,120,1024,240]}}"
+		"\n";
+	const struct cache_peak *jobs;
+
+	(void)state;
+	read_facts(samples, "");
+	assert_int_equal(f.samples, 3);
+	assert_int_equal(f.slab_peak_kib, 400000);
+	assert_true(f.slab_peak_t == 5);
+	assert_int_equal(f.available_min_kib, 20000);
+	assert_int_equal(f.memtotal_kib, 738000);
+	assert_int_equal(f.oom_counter, 1);
+	assert_int_equal(f.allocstalls, 3);
+	assert_int_equal(f.pgscan_direct, 1000);
+	assert_int_equal(f.psi_some_us, 5000);
+	assert_int_equal(f.psi_full_us, 1000);
+	assert_true(f.canary_max_ms == 512.5 && f.canary_max_t == 5);
+	assert_true(fabs(f.utilisation_pct - 50) < 0.001);
+	assert_true(f.last_t == 6);
+	jobs = facts_cache(&f, "kcopyd_job");
+	assert_non_null(jobs);
+	assert_int_equal(jobs->objects, 100);
+	assert_int_equal(jobs->kib, 240);
+	assert_true(jobs->t == 5);
+	assert_null(facts_cache(&f, "dm_snap_pending_exception"));
+	assert_null(facts_cache(&f, "kmalloc-64"));
+	facts_free(&f);
+}
+
+/* "Any group can be absent": a file that could not be read in the storm is no counter that went back to 0. */
+static void a_group_that_is_absent_changes_nothing(void **state)
+{
+	static const char *const last[] = { "{\"t\":9}\n",
+					    "{\"t\":9,\"mem\":{},\"vm\":{},\"psi\":{\"memory\":{}},\"slab\":{}}\n" };
+	char samples[2048];
+
+	(void)state;
+	for (size_t i = 0; i < 2; i++) {
+		snprintf(samples, sizeof(samples), "%s%s%s",
+			 "{\"t\":-1,\"mem\":{\"MemTotal\":700,\"MemAvailable\":600,\"SUnreclaim\":30},"
+			 "\"vm\":{\"oom_kill\":2,\"allocstall_normal\":5,\"pgscan_direct\":10},"
+			 "\"psi\":{\"memory\":{\"some_us\":100,\"full_us\":50}}}\n",
+			 "{\"t\":5,\"mem\":{\"MemTotal\":700,\"MemAvailable\":500,\"SUnreclaim\":40},"
+			 "\"vm\":{\"oom_kill\":3,\"allocstall_normal\":7,\"pgscan_direct\":30},"
+			 "\"psi\":{\"memory\":{\"some_us\":300,\"full_us\":150}}}\n",
+			 last[i]);
+		read_facts(samples, BEGIN END);
+		assert_int_equal(f.oom_counter, 1);
+		assert_int_equal(f.allocstalls, 2);
+		assert_int_equal(f.pgscan_direct, 20);
+		assert_int_equal(f.psi_some_us, 200);
+		assert_int_equal(f.psi_full_us, 100);
+		assert_int_equal(f.available_min_kib, 500);
+		assert_int_equal(f.memtotal_kib, 700);
+		facts_free(&f);
+	}
+	/* And one that was absent first does not grow by all that was counted since boot. */
+	read_facts("{\"t\":-1}\n{\"t\":1,\"vm\":{\"oom_kill\":7}}\n{\"t\":2,\"vm\":{\"oom_kill\":8}}\n", BEGIN END);
+	assert_int_equal(f.oom_counter, 1);
+	facts_free(&f);
+}
+
+static void harness_events_are_kept(void **state)
+{
+	(void)state;
+	read_facts("", BEGIN HARNESS("0.1", "knob", "\"name\":\"a\",\"value\":\"1\",\"read_back\":\"2\",", "")
+			       HARNESS("0.2", "knob", "\"name\":\"b\",\"value\":\"1\",", "")
+				       HARNESS("0.3", "metric", "\"name\":\"write_mib_s\",\"value\":12.5,", "")
+					       HARNESS("0.4", "metric", "\"name\":\"none\",", "") END);
+	assert_string_equal(json_string_value(json_object_get(f.knobs, "a")), "2");
+	assert_true(json_is_null(json_object_get(f.knobs, "b")));
+	assert_true(json_real_value(json_object_get(f.metrics, "write_mib_s")) == 12.5);
+	assert_null(json_object_get(f.metrics, "none"));
+	assert_int_equal(json_array_size(f.phases), 2);
+	assert_true(f.started && f.done && f.run_ended && f.run_end_t == 46.1);
+	assert_false(f.workload_killed);
+	facts_free(&f);
+	read_facts("", BEGIN HARNESS("9.0", "exit", "\"role\":\"workload\",\"status\":137,", "")
+			       KILL("9.1", "fio", "workload"));
+	assert_true(f.workload_killed);
+	assert_int_equal(json_array_size(f.victims), 1);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(f.victims, 0), "constraint")), "global");
+	assert_string_equal(json_string_value(json_object_get(json_array_get(f.victims, 0), "role")), "workload");
+	facts_free(&f);
+}
+
+static void waits_by_the_tracepoints(void **state)
+{
+	static const char on[] = HARNESS("-2.0", "wq-trace-on", "\"threshold_ms\":1000,", "");
+	static const char stall[] = HARNESS("7.0", "wq-stall", "\"waited_ms\":1982.654,\"hog\":\"do_work\",", "");
+	static const char sum[] = HARNESS("9.0", "wq-trace", "\"events\":1434,\"max_ms\":1990.5,", "");
+	char events[2048];
+
+	(void)state;
+	read_facts("", BEGIN END);
+	assert_false(f.have_wq_trace || f.have_wq_wait);
+	facts_free(&f);
+
+	snprintf(events, sizeof(events), BEGIN "%s%s%s" END, on, stall, sum);
+	read_facts("", events);
+	assert_true(f.have_wq_trace && f.have_wq_wait);
+	assert_true(f.wq_wait_max_ms == 1990.5);
+	facts_free(&f);
+
+	/* The machine died before the sum could be written. */
+	snprintf(events, sizeof(events), BEGIN "%s%s", on, stall);
+	read_facts("", events);
+	assert_true(f.have_wq_trace && f.wq_wait_max_ms == 1982.654);
+	facts_free(&f);
+
+	read_facts("", BEGIN HARNESS("-2.0", "wq-trace", "\"error\":\"events/workqueue: No such device\",", "") END);
+	assert_false(f.have_wq_trace || f.have_wq_wait);
+	assert_string_equal(f.wq_trace_error, "events/workqueue: No such device");
+	facts_free(&f);
+
+	read_facts("", BEGIN HARNESS("1.0", "wq-stall", "\"waited_ms\":\"x\",\"error\":7,", "")
+			       HARNESS("1.0", "wq-trace", "\"max_ms\":[],", "") END);
+	assert_false(f.have_wq_wait);
+	assert_string_equal(f.wq_trace_error, "");
+	facts_free(&f);
+}
+
+static void hostile_files_are_survived(void **state)
+{
+	static const char *const texts[] = {
+		"",
+		"\n\n\n",
+		"null\n1\n\"x\"\n[]\n",
+		"{\"t\":{},\"mem\":[],\"vm\":7,\"slab\":[1],\"psi\":null,\"canary\":\"x\",\"kind\":[],\"source\":{}}\n",
+		"{\"mem\":{\"MemAvailable\":\"x\",\"SUnreclaim\":1e300},\"slab\":{\"kcopyd_job\":[]}}\n",
+		"{\"slab\":{\"kcopyd_job\":[-1,-1,-1,-1],\"a\":7,\"b\":[\"x\",{},[],null]}}\n",
+		"{\"t\":1e308,\"kind\":\"oom-kill\",\"source\":\"kmsg\"}\n{\"t\":-1e308,\"kind\":\"oom-kill\","
+		"\"victim\":[]}\n",
+		"{\"source\":\"harness\",\"kind\":\"phase\"}\n{\"source\":\"harness\",\"kind\":\"knob\"}\n"
+		"{\"source\":\"harness\",\"kind\":\"metric\",\"value\":{}}\n{\"source\":\"harness\",\"kind\":"
+		"\"verify\"}\n"
+		"{\"source\":\"harness\",\"kind\":\"exit\",\"status\":\"x\"}\n{\"source\":\"harness\",\"kind\":"
+		"\"corrupt\"}\n",
+		"{\"t\":1,\"kind\":\"panic\"",
+		"[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[[",
+	};
+	struct judgement j;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
+		read_facts(texts[i], texts[i]);
+		for (int end = GUEST_OFF; end <= GUEST_SIGNAL; end++)
+			verdict_find_out(&f, (enum guest_end)end, false, &j);
+		facts_free(&f);
+	}
+	/* Longer words than any field. */
+	char *text = malloc(100000), *at = text;
+
+	at += sprintf(at, BEGIN);
+	for (int i = 0; i < 4; i++) {
+		static const char *const kinds[] = { "corrupt", "panic", "fail", "oom-kill" };
+
+		at += sprintf(at,
+			      "{\"t\":1,\"source\":\"%s\",\"kind\":\"%s\",\"raw\":\"%05000d\",\"reason\":\"%05000d\","
+			      "\"victim\":{\"comm\":\"%05000d\",\"role\":\"%0500d\"}}\n",
+			      i % 2 ? "kmsg" : "harness", kinds[i], 1, 2, 3, 4);
+	}
+	read_facts("", text);
+	assert_int_equal(bad_lines, 0);
+	verdict_find_out(&f, GUEST_PANIC, false, &j);
+	assert_int_equal(j.verdict, VERDICT_CORRUPT);
+	assert_true(strlen(j.reason) < sizeof(j.reason));
+	facts_free(&f);
+	free(text);
+}
+
+static void huge_numbers_are_survived(void **state)
+{
+	(void)state;
+	read_facts("{\"t\":1,\"mem\":{\"SUnreclaim\":9223372036854775807,\"MemAvailable\":-5},"
+		   "\"vm\":{\"oom_kill\":-9223372036854775808,\"allocstall_a\":9223372036854775807,"
+		   "\"allocstall_b\":9223372036854775807},\"slab\":{\"kcopyd_job\":[9223372036854775807,1,"
+		   "9223372036854775807,9223372036854775807],\"x\":[9223372036854775807,1,9223372036854775807,1]}}\n"
+		   "{\"t\":99999999999999999999999999}\n",
+		   "{\"t\":1,\"kind\":\"wq-lockup\",\"seconds\":99999999999999999999}\n");
+	facts_free(&f);
+}
+
+static void bad_lines_are_counted_and_cost_no_other(void **state)
+{
+	static const char nul[] = "{\"t\":1,\"a\":\"\0\"}\n{\"t\":4.5}\n";
+	char path[PATH_MAX];
+	FILE *file;
+
+	(void)state;
+	read_facts("{\"t\":1}\ngarbage\n{\"t\":2\n{\"t\":3}\n", BEGIN "{\"t\":5,\"kind\":\"pan" END);
+	assert_int_equal(f.samples, 2);
+	assert_true(f.last_t == 3);
+	assert_int_equal(bad_lines, 3);
+	facts_free(&f);
+	snprintf(path, sizeof(path), "%s/samples.jsonl", dir);
+	file = fopen(path, "w");
+	assert_non_null(file);
+	fwrite(nul, 1, sizeof(nul) - 1, file);
+	fclose(file);
+	t_write(dir, "events.jsonl", "");
+	bad_lines = 0;
+	assert_int_equal(facts_read(&f, dir, caches, &bad_lines), 0);
+	assert_int_equal(f.samples, 1);
+	assert_int_equal(bad_lines, 1);
+	facts_free(&f);
+}
+
+/* Cut the events anywhere: never a verdict of the kernel that they do not hold. */
+static void every_prefix_of_the_events_is_survived(void **state)
+{
+	static const char text[] = BEGIN KILL("9.1", "fio", "workload") END;
+	char part[sizeof(text)];
+
+	(void)state;
+	for (size_t len = 0; len < sizeof(text); len += 3) {
+		struct judgement j;
+
+		snprintf(part, len + 1, "%s", text);
+		j = judge("", part, GUEST_QEMU, false);
+		assert_true(j.verdict == VERDICT_BROKEN || j.verdict == VERDICT_OOM);
+	}
+}
+
+static void files_that_are_missing_are_a_record_of_nothing(void **state)
+{
+	struct judgement j;
+
+	(void)state;
+	bad_lines = 0;
+	assert_int_equal(facts_read(&f, dir, NULL, &bad_lines), 0);
+	verdict_find_out(&f, GUEST_QEMU, false, &j);
+	assert_int_equal(j.verdict, VERDICT_BROKEN);
+	facts_free(&f);
+}
+
+static void verdicts_have_names(void **state)
+{
+	(void)state;
+	for (int v = 0; v < N_VERDICTS; v++)
+		assert_int_equal(verdict_find(verdict_name((enum verdict)v)), v);
+	assert_int_equal(verdict_find(""), N_VERDICTS);
+	assert_int_equal(verdict_find("fine"), N_VERDICTS);
+}
+
+/* --- cow-limit --- */
+
+static struct attestation attest(const char *requested, const char *read_back, const char *jobs)
+{
+	const struct workload *w = workload_find("snapshot-cow");
+	struct attestation a = { .mitigation = w->mitigations, .requested = requested, .read_back = read_back };
+	_Alignas(16) char opts[OPTS_MAX_SIZE];
+	char samples[256], err[256];
+
+	opts_defaults(w->opts, opts);
+	assert_int_equal(opts_set(w->opts, opts, "snapshots", "8", err, sizeof(err)), 0);
+	snprintf(samples, sizeof(samples), jobs ? "{\"t\":1,\"slab\":{\"kcopyd_job\":[%s,0,3240,4]}}\n" : "{\"t\":1}\n",
+		 jobs);
+	read_facts(samples, "");
+	f.cpus = 2;
+	a.exercised = UNKNOWN;
+	w->attest(&f, opts, &a);
+	facts_free(&f);
+	return a;
+}
+
+static void the_cow_limit_is_attested_from_the_record(void **state)
+{
+	static const struct {
+		const char *requested, *read_back, *jobs; /* in flight at the peak; NULL: the cache was not seen */
+		enum mitigation_state state;
+		enum tristate exercised;
+		const char *evidence;
+	} cases[] = {
+		{ "4294967295", "4294967295", "54110", MITIGATION_OFF, YES, "in-flight peak 54110 > 16384 (8 x 2048" },
+		{ "4294967295", "4294967295", "16384", MITIGATION_OFF, NO, "16384 <= 16384" },
+		{ "4294967295", "4294967295", NULL, MITIGATION_OFF, UNKNOWN, "not seen" },
+		{ "2048", "2048", "16000", MITIGATION_ON, YES, "in-flight peak 16000 of 16384 allowed (8 x 2048)" },
+		{ "2048", "2048", "8192", MITIGATION_ON, YES, "8192 of 16384" },
+		{ "2048", "2048", "8191", MITIGATION_ON, NO, "8191 of 16384" },
+		{ "2048", "2048", "0", MITIGATION_ON, NO, "0 of 16384" },
+		{ "2048", "2048", NULL, MITIGATION_ON, UNKNOWN, "not seen" },
+		{ "2048", "2048", "16500", MITIGATION_ON, YES, "16500" }, /* within what slabinfo can be off by */
+		{ "2048", "2048", "54110", MITIGATION_FAILED, YES, "54110 of 16384" },
+		{ "64", "64", "500", MITIGATION_ON, YES, "500 of 512 allowed (8 x 64)" },
+		{ "0", "0", "8", MITIGATION_ON, YES, "8 of 8 allowed (8 x 1)" }, /* one at a time */
+		{ "2048", "4294967295", "54110", MITIGATION_FAILED, UNKNOWN,
+		  "asked for 2048, the kernel has 4294967295" },
+		{ "2048", "", "54110", MITIGATION_FAILED, UNKNOWN, "asked for 2048" },
+		{ "2048", NULL, "54110", MITIGATION_FAILED, UNKNOWN, "no such knob" },
+		{ "4294967295", "2048", "54110", MITIGATION_FAILED, UNKNOWN,
+		  "asked for 4294967295, the kernel has 2048" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct attestation a = attest(cases[i].requested, cases[i].read_back, cases[i].jobs);
+
+		if (a.state != cases[i].state || a.exercised != cases[i].exercised ||
+		    !strstr(a.evidence, cases[i].evidence))
+			fail_msg("case %zu: state %d exercised %d: %s", i, a.state, a.exercised, a.evidence);
+	}
+}
+
+#define TEST(fn) cmocka_unit_test_setup_teardown(fn, make, drop)
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		TEST(verdicts_and_reasons),
+		TEST(one_workload_verified_does_not_speak_for_the_other),
+		TEST(samples_are_added_up),
+		TEST(a_group_that_is_absent_changes_nothing),
+		TEST(harness_events_are_kept),
+		TEST(waits_by_the_tracepoints),
+		TEST(hostile_files_are_survived),
+		TEST(huge_numbers_are_survived),
+		TEST(bad_lines_are_counted_and_cost_no_other),
+		TEST(every_prefix_of_the_events_is_survived),
+		TEST(files_that_are_missing_are_a_record_of_nothing),
+		TEST(verdicts_have_names),
+		TEST(the_cow_limit_is_attested_from_the_record),
+	};
+
+	return cmocka_run_group_tests_name("verdict", tests, NULL, NULL);
+}
