@@ -293,12 +293,14 @@ int guest_run(const struct guest_config *g, struct bb *box, guest_progress_fn *p
 		close(qmp.fd);
 	if (box)
 		look_at_box(box, &w);
+	/* A QEMU that a signal ended says nothing about the kernel, not even that it does not boot. */
 	if (!ended_by_us)
-		result->end = w.done_ns	     ? GUEST_OFF
-			      : w.panic_ns   ? GUEST_PANIC
-			      : !w.booted_ns ? GUEST_NO_BOOT
-			      : interrupted  ? GUEST_SIGNAL
-					     : GUEST_QEMU;
+		result->end = w.done_ns		    ? GUEST_OFF
+			      : w.panic_ns	    ? GUEST_PANIC
+			      : interrupted	    ? GUEST_SIGNAL
+			      : WIFSIGNALED(status) ? GUEST_QEMU
+			      : !w.booted_ns	    ? GUEST_NO_BOOT
+						    : GUEST_QEMU;
 	result->boot_s = w.booted_ns ? (double)(w.booted_ns - w.begin_ns) / 1e9 : -1;
 	result->wall_s = (double)(clock_ns() - w.begin_ns) / 1e9;
 	result->qemu_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);

@@ -79,11 +79,13 @@ def test_kill_9_at_any_moment_costs_one_cell_at_most(results, tmp_path, number):
     assert_complete(run)
 
 
-def test_a_killed_qemu_costs_its_cell_and_the_run_goes_on(results, tmp_path):
+# Before its kernel has come up, and while the cell runs.
+@pytest.mark.parametrize("delay", [0.3, 8])
+def test_a_killed_qemu_costs_its_cell_and_the_run_goes_on(results, tmp_path, delay):
     program = start("run", small(tmp_path), "--out", results, "--no-report")
     wait_until(has_cell_started(results), 60, "a cell has started")
     pid = wait_until(lambda: guests_of(results), 30, "the guest runs")[0]
-    time.sleep(random.uniform(1, 8))
+    time.sleep(delay)
     os.kill(pid, signal.SIGKILL)
     program.communicate(timeout=120)
     assert program.returncode == 4
