@@ -467,8 +467,10 @@ class TestDebug:
         return [p.name for p in (apt.cache / "kernels").iterdir() if p.name.startswith((".build.", ".tmp."))]
 
     def start(self, apt, spec="debug"):
+        # A shell starts its background jobs with SIGINT ignored, and what is ignored at its start a shell cannot trap.
         process = subprocess.Popen(apt.argv(spec), env={**os.environ, **apt.env()}, stdout=subprocess.PIPE,
-                                   stderr=subprocess.DEVNULL, start_new_session=True)
+                                   stderr=subprocess.DEVNULL, start_new_session=True,
+                                   preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         deadline = time.monotonic() + 30
         while not (apt.dir / "building").exists() and time.monotonic() < deadline:
             time.sleep(0.02)
