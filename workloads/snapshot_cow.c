@@ -3,8 +3,8 @@
  * snapshot-cow: copy-on-write of dm-snapshot under a burst of writes to the origin.
  *
  * Every first write to a chunk of the origin makes dm-snapshot copy that chunk into each snapshot, one kcopyd job a
- * chunk and snapshot (3240 bytes of slab on 64-bit kernels: nine struct kcopyd_job). Written through the page cache,
- * the writes reach the device in bursts that nothing bounds but the mitigation `cow-limit`.
+ * chunk and snapshot (3240 bytes of slab on 64-bit kernels: nine struct kcopyd_job). Writes that are large, or that the
+ * page cache gathers, reach the device in bursts that nothing bounds but the mitigation `cow-limit`.
  *
  * The layout is that of the device-mapper test suite: origin-real (linear) under origin (snapshot-origin), and for
  * each snapshot a linear COW device; all of them are slices of the scratch disk, the origin first.

@@ -29,19 +29,24 @@
 
 /*
  * slab_nomerge: a cache that is merged with others has no line of its own in slabinfo. loglevel 5: what the kernel
- * warns of is on the serial console too, so that a panic's last words are found there.
+ * warns of is on the serial console too, so that a panic's last words are found there. tsc=reliable: under emulation
+ * the watchdog of the TSC, which is the host's and right, finds it late, and 6.12 can die of that while it boots
+ * (clocksource_watchdog() in add_timer_on()).
  */
-#define GUEST_CMDLINE "console=ttyS0 panic=-1 loglevel=5 slab_nomerge printk.devkmsg=on"
+#define GUEST_CMDLINE "console=ttyS0 panic=-1 loglevel=5 slab_nomerge printk.devkmsg=on tsc=reliable"
 
 /*
- * Set in every arm. The detectors' thresholds are below the kernel's defaults (120 s, 10 s, 30 s) because a cell is
- * over in a minute; hung_task_warnings -1 is no limit.
+ * Set in every arm. The detectors' thresholds are below the kernel's defaults (21 s, 30 s, 20 s, 120 s) because a cell
+ * is over in a minute or two, and in an order that lets the most specific speak first: an RCU stall names the CPU and
+ * what runs there (8 s), a workqueue lockup the pool and its works (10 s), a soft lockup the CPU (twice
+ * watchdog_thresh: 12 s), a hung task only who waits (20 s). hung_task_warnings -1 is no limit.
  */
 static const struct spec_knob pins[] = {
 	{ "kernel.hung_task_timeout_secs", "/proc/sys/kernel/hung_task_timeout_secs", "20", false },
 	{ "kernel.hung_task_warnings", "/proc/sys/kernel/hung_task_warnings", "-1", false },
-	{ "kernel.watchdog_thresh", "/proc/sys/kernel/watchdog_thresh", "10", false },
-	{ "workqueue.watchdog_thresh", "/sys/module/workqueue/parameters/watchdog_thresh", "5", false },
+	{ "kernel.watchdog_thresh", "/proc/sys/kernel/watchdog_thresh", "6", false },
+	{ "workqueue.watchdog_thresh", "/sys/module/workqueue/parameters/watchdog_thresh", "10", false },
+	{ "rcupdate.rcu_cpu_stall_timeout", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "8", false },
 	{ "vm.oom_dump_tasks", "/proc/sys/vm/oom_dump_tasks", "1", false },
 };
 
