@@ -32,64 +32,125 @@ static struct bb fresh(void)
 	return box;
 }
 
-static size_t count(const struct bb *box, uint64_t *torn)
+static size_t count(const struct bb *box, enum bb_area area, uint64_t *torn)
 {
-	uint64_t pos = 0;
-	enum bb_type type;
-	const char *data;
-	size_t len, n = 0;
+	struct bb_cursor c = bb_read(box, area);
+	struct bb_record r;
+	size_t n = 0;
 
-	*torn = 0;
-	while (bb_next(box, &pos, &type, &data, &len, torn))
+	while (bb_next(&c, &r))
 		n++;
+	*torn = c.torn;
+	return n;
+}
+
+static size_t count_all(const struct bb *box)
+{
+	uint64_t torn;
+	size_t n = 0;
+
+	for (unsigned area = 0; area < BB_AREAS; area++)
+		n += count(box, area, &torn);
 	return n;
 }
 
 static void what_goes_in_comes_out_in_order(void **state)
 {
 	struct bb box = fresh(), reader;
-	uint64_t pos = 0, torn = 0;
-	enum bb_type type;
-	const char *data;
-	size_t len;
+	struct bb_cursor c;
+	struct bb_record r;
 
 	(void)state;
 	assert_int_equal(bb_append(&box, BB_EVENT, "one", 3), 0);
 	assert_int_equal(bb_append2(&box, BB_FILE, "name", 5, "content", 7), 0);
 	assert_int_equal(bb_append(&box, BB_SAMPLE, "", 0), 0);
+	assert_int_equal(bb_append(&box, BB_KMSG, "the kernel", 10), 0);
+	assert_int_equal(bb_append(&box, BB_USER_KMSG, "a user", 6), 0);
 	assert_int_equal(bb_attach(&reader, memory, SIZE), 0);
-	assert_true(bb_next(&reader, &pos, &type, &data, &len, &torn));
-	assert_int_equal(type, BB_EVENT);
-	assert_int_equal(len, 3);
-	assert_memory_equal(data, "one", 3);
-	assert_true(bb_next(&reader, &pos, &type, &data, &len, &torn));
-	assert_int_equal(len, 12);
-	assert_memory_equal(data, "name\0content", 12);
-	assert_true(bb_next(&reader, &pos, &type, &data, &len, &torn));
-	assert_int_equal(len, 0);
-	assert_false(bb_next(&reader, &pos, &type, &data, &len, &torn));
-	assert_int_equal(torn, 0);
+
+	c = bb_read(&reader, BB_EVENTS);
+	assert_true(bb_next(&c, &r));
+	assert_int_equal(r.type, BB_EVENT);
+	assert_int_equal(r.len, 3);
+	assert_memory_equal(r.data, "one", 3);
+	assert_true(bb_next(&c, &r));
+	assert_int_equal(r.type, BB_FILE);
+	assert_int_equal(r.len, 12);
+	assert_memory_equal(r.data, "name\0content", 12);
+	assert_false(bb_next(&c, &r));
+	assert_int_equal(c.torn, 0);
+	c = bb_read(&reader, BB_SAMPLES);
+	assert_true(bb_next(&c, &r));
+	assert_int_equal(r.len, 0);
+	assert_false(bb_next(&c, &r));
+	c = bb_read(&reader, BB_KERNEL_LOG);
+	assert_true(bb_next(&c, &r));
+	assert_memory_equal(r.data, "the kernel", 10);
+	c = bb_read(&reader, BB_USER_LOG);
+	assert_true(bb_next(&c, &r));
+	assert_memory_equal(r.data, "a user", 6);
+	assert_false(bb_next(&c, &r));
 }
 
-static void a_full_box_keeps_room_for_events_and_counts_what_it_refuses(void **state)
+static void a_full_area_takes_nothing_from_another(void **state)
 {
 	struct bb box = fresh();
 	char detail[4096] = { 0 };
-	uint64_t torn;
-	size_t samples = 0, kmsg = 0, events = 0;
+	size_t kernel = 0, files = 0, events = 0;
 
 	(void)state;
-	while (bb_append(&box, BB_SAMPLE, detail, sizeof(detail)) == 0)
-		samples++;
+	for (int i = 0; i < 1000; i++) {
+		assert_int_equal(bb_append(&box, BB_SAMPLE, detail, sizeof(detail)), 0);
+		assert_int_equal(bb_append(&box, BB_USER_KMSG, detail, sizeof(detail)), 0);
+	}
 	while (bb_append(&box, BB_KMSG, detail, sizeof(detail)) == 0)
-		kmsg++;
+		kernel++;
+	while (bb_append(&box, BB_FILE, detail, sizeof(detail)) == 0)
+		files++;
 	while (bb_append(&box, BB_EVENT, detail, sizeof(detail)) == 0)
 		events++;
-	assert_true(samples > 0 && kmsg > 0 && events > 0);
+	/* Percentages of blackbox.c, less what no whole record fits in. */
+	assert_in_range(kernel * sizeof(detail), SIZE / 100 * 16, SIZE / 100 * 20);
+	assert_in_range(files * sizeof(detail), SIZE / 100 * 12, SIZE / 100 * 15);
+	assert_true(events > 0);
 	assert_int_equal(atomic_load(&box.head->lost), 3);
-	assert_int_equal(count(&box, &torn), samples + kmsg + events);
 	assert_int_equal(bb_append(&box, BB_EVENT, "x", SIZE * 2), -ENOSPC);
 	assert_int_equal(bb_append(&box, BB_EVENT, "x", SIZE_MAX / 2), -ENOSPC);
+	assert_int_equal(bb_append(&box, BB_SAMPLE, detail, SIZE / 4), -ENOSPC);
+	assert_int_equal(atomic_load(&box.head->lost), 6);
+}
+
+/* At every moment: the baseline, and the newest without a gap; what is missing in between is counted. */
+static void a_ring_gives_up_the_oldest_behind_the_baseline(void **state)
+{
+	struct bb box = fresh();
+	char text[1024] = { 0 };
+
+	(void)state;
+	for (unsigned n = 0; n < 4000; n++) {
+		struct bb_cursor c = bb_read(&box, BB_SAMPLES);
+		unsigned seen = 0, gaps = 0, next = 0;
+		struct bb_record r;
+
+		snprintf(text, sizeof(text), "%u", n);
+		assert_int_equal(bb_append(&box, BB_SAMPLE, text, 600 + n % 400), 0);
+		if (n % 61)
+			continue;
+		while (bb_next(&c, &r)) {
+			unsigned number = (unsigned)strtoul(r.data, NULL, 10);
+
+			gaps += number != next;
+			assert_true(number >= next);
+			next = number + 1;
+			seen++;
+		}
+		assert_int_equal(next, n + 1);
+		assert_int_equal(seen + atomic_load(&box.head->dropped[BB_SAMPLES]), n + 1);
+		assert_int_equal(gaps, atomic_load(&box.head->dropped[BB_SAMPLES]) > 0);
+		assert_int_equal(c.torn, 0);
+	}
+	assert_true(atomic_load(&box.head->dropped[BB_SAMPLES]) > 0);
+	assert_int_equal(atomic_load(&box.head->lost), 0);
 }
 
 /* A writer that dies after it took its place, or in the middle of its record, costs that record and no other. */
@@ -104,17 +165,16 @@ static void a_torn_record_is_stepped_over(void **state)
 	bb_append(&box, BB_EVENT, "the middle one", 14);
 	bb_append(&box, BB_EVENT, "after", 5);
 	*(uint32_t *)((char *)memory + hole + 8) = 0; /* head written, not committed */
-	assert_int_equal(count(&box, &torn), 2);
+	assert_int_equal(count(&box, BB_EVENTS, &torn), 2);
 	assert_int_equal(torn, 1);
 	memset((char *)memory + hole, 0, 16); /* not even the head */
-	assert_int_equal(count(&box, &torn), 2);
+	assert_int_equal(count(&box, BB_EVENTS, &torn), 2);
 	assert_int_equal(torn, 1);
 }
 
 static void foreign_and_scribbled_boxes_do_no_harm(void **state)
 {
 	struct bb box = fresh(), reader;
-	uint64_t torn;
 
 	(void)state;
 	assert_int_equal(bb_attach(&reader, memory, 100), -EINVAL);
@@ -128,15 +188,22 @@ static void foreign_and_scribbled_boxes_do_no_harm(void **state)
 	assert_int_equal(bb_attach(&reader, memory, SIZE), -EINVAL);
 	box.head->spec_len = 0;
 	atomic_store(&box.head->tail, UINT64_MAX);
+	for (unsigned area = 0; area < BB_AREAS; area++) {
+		atomic_store(&box.head->turns[area], UINT64_MAX);
+		for (int i = 0; i < BB_PARTS; i++) {
+			atomic_store(&box.head->parts[area][i].used, UINT64_MAX);
+			atomic_store(&box.head->parts[area][i].turn, (UINT64_C(1) << 48) - (uint64_t)i);
+		}
+	}
 	assert_int_equal(bb_attach(&reader, memory, SIZE), 0);
-	assert_int_equal(count(&reader, &torn), 0);
+	assert_int_equal(count_all(&reader), 0);
 
 	/* Garbage that often looks like the beginning of a record. */
 	srand(11);
 	for (int round = 0; round < 4; round++) {
 		for (size_t i = BB_LOG_OFFSET; i < SIZE; i++)
 			((char *)memory)[i] = "CK\0\1\2\3\4\377"[rand() % 8];
-		count(&reader, &torn);
+		count_all(&reader);
 	}
 }
 
@@ -157,11 +224,10 @@ static void *writer(void *arg)
 static void several_writers_lose_nothing(void **state)
 {
 	int ids[4] = { 0, 1, 2, 3 }, next[4] = { 0 };
-	uint64_t pos = 0, torn = 0;
+	struct bb_cursor c;
+	struct bb_record r;
 	pthread_t threads[4];
-	enum bb_type type;
-	const char *data;
-	size_t len, n = 0;
+	size_t n = 0;
 
 	(void)state;
 	shared = fresh();
@@ -169,17 +235,18 @@ static void several_writers_lose_nothing(void **state)
 		assert_int_equal(pthread_create(&threads[i], NULL, writer, &ids[i]), 0);
 	for (int i = 0; i < 4; i++)
 		pthread_join(threads[i], NULL);
-	while (bb_next(&shared, &pos, &type, &data, &len, &torn)) {
+	c = bb_read(&shared, BB_EVENTS);
+	while (bb_next(&c, &r)) {
 		int who, i;
 		char text[64];
 
-		snprintf(text, sizeof(text), "%.*s", (int)len, data);
+		snprintf(text, sizeof(text), "%.*s", (int)r.len, r.data);
 		assert_int_equal(sscanf(text, "%d:%d", &who, &i), 2);
 		assert_int_equal(i, next[who]++); /* each writer's own order holds */
 		n++;
 	}
 	assert_int_equal(n, 8000);
-	assert_int_equal(torn, 0);
+	assert_int_equal(c.torn, 0);
 }
 
 static void the_stage_only_grows(void **state)
@@ -196,7 +263,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_goes_in_comes_out_in_order),
-		cmocka_unit_test(a_full_box_keeps_room_for_events_and_counts_what_it_refuses),
+		cmocka_unit_test(a_full_area_takes_nothing_from_another),
+		cmocka_unit_test(a_ring_gives_up_the_oldest_behind_the_baseline),
 		cmocka_unit_test(a_torn_record_is_stepped_over),
 		cmocka_unit_test(foreign_and_scribbled_boxes_do_no_harm),
 		cmocka_unit_test(several_writers_lose_nothing),

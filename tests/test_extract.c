@@ -68,7 +68,7 @@ static void kmsg(const char *fmt, ...)
 	va_start(ap, fmt);
 	vsnprintf(text, sizeof(text), fmt, ap);
 	va_end(ap);
-	put(BB_KMSG, text);
+	put(strtoul(text, NULL, 10) >> 3 ? BB_USER_KMSG : BB_KMSG, text);
 }
 
 /* The lines of a kill that matter, at a kernel stamp. No group: the kernel's rate limit swallowed the summary. */
@@ -92,27 +92,10 @@ static void extract(void)
 }
 
 /* A file of the record, NUL-terminated; "" when it is empty. The caller frees it. */
-static char *slurp(const char *name)
-{
-	char path[PATH_MAX], *text = NULL;
-	size_t size = 0;
-	FILE *f;
-
-	snprintf(path, sizeof(path), "%s/%s", dir, name);
-	f = fopen(path, "r");
-	assert_non_null(f);
-	if (getdelim(&text, &size, '\0', f) < 0) {
-		free(text);
-		text = strdup("");
-	}
-	fclose(f);
-	return text;
-}
-
 /* A JSON-lines file as an array. Every line must be an object. */
 static json_t *lines_of(const char *name)
 {
-	char *text = slurp(name), *rest = text, *line;
+	char *text = t_read(dir, name), *rest = text, *line;
 	json_t *all = json_array();
 
 	while ((line = strsep(&rest, "\n"))) {
@@ -222,8 +205,8 @@ static void without_a_mark_the_two_clocks_count_as_one(void **state)
 
 	(void)state;
 	oom_kill(8716489, 132, "fio", "/headroom/workload");
-	kmsg("6,%d,9000000,-;headroom: start line of\n", seq++); /* cut off: no mark */
-	kmsg("6,%d,9000001,-;headroom: start line of 001 at never\n", seq++);
+	kmsg("14,%d,9000000,-;headroom: start line of\n", seq++); /* cut off: no mark */
+	kmsg("14,%d,9000001,-;headroom: start line of 001 at never\n", seq++);
 	extract();
 	events = lines_of("events.jsonl");
 	assert_int_equal(json_array_size(events), 1);
@@ -324,7 +307,7 @@ static void the_kernel_log_is_kept_as_it_was(void **state)
 	extract();
 	assert_int_equal(result.kmsg_records, 3);
 	assert_int_equal(result.bad_lines, 1);
-	log = slurp("kmsg.log");
+	log = t_read(dir, "kmsg.log");
 	assert_string_equal(log, "6,1,0,-;Command line: console=ttyS0\n"
 				 "5,2,10,-;virtio_blk\n SUBSYSTEM=virtio\n DEVICE=+virtio:virtio0\n"
 				 "6,3,20,-;no newline\nnot a record\n");
@@ -447,6 +430,64 @@ static void lost_log_records_are_told_once(void **state)
 	json_decref(events);
 }
 
+/* Its own lines and those of user space lie apart in the box; the classifier must see them in their order. */
+static void the_two_parts_of_the_log_are_one_again(void **state)
+{
+	char *text;
+
+	(void)state;
+	kmsg("6,1,1000,-;kernel one\n");
+	kmsg("6,3,3000,-;kernel three\n");
+	kmsg("14,2,2000,-;user two\n");
+	kmsg("14,4,4000,-;user four\n");
+	kmsg("6,5,5000,-;kernel five\n");
+	extract();
+	text = t_read(dir, "kmsg.log");
+	assert_string_equal(text, "6,1,1000,-;kernel one\n14,2,2000,-;user two\n6,3,3000,-;kernel three\n"
+				  "14,4,4000,-;user four\n6,5,5000,-;kernel five\n");
+	free(text);
+	assert_int_equal(result.kmsg_dropped, 0);
+}
+
+static void lines_that_gave_way_in_the_box_are_no_loss_of_the_log(void **state)
+{
+	json_t *events, *e;
+	size_t i;
+
+	(void)state;
+	kmsg("6,1,1000,-;kernel one\n");
+	put(BB_EVENT, "{\"t\":9.000000,\"kind\":\"kmsg-lost\",\"lost\":10,\"seq\":50,\"raw\":\"\"}\n");
+	kmsg("6,100,2000,-;kernel hundred\n"); /* 98 are missing: 10 were never read, 88 the box gave up */
+	kmsg("14,200,3000,-;user two hundred\n");
+	extract();
+	assert_int_equal(result.kmsg_dropped, 88 + 99);
+	events = lines_of("events.jsonl");
+	assert_int_equal(count_kind(events, "kmsg-lost"), 1);
+	json_array_foreach (events, i, e)
+		assert_int_equal(json_integer_value(json_object_get(e, "count")) +
+					 json_integer_value(json_object_get(e, "lost")),
+				 10);
+	json_decref(events);
+}
+
+static void a_flood_of_users_lines_costs_no_kernel_event(void **state)
+{
+	json_t *events;
+
+	(void)state;
+	oom_kill(9000000, 100, "first", "/headroom/workload");
+	for (int i = 0; i < 20000; i++)
+		kmsg("14,%d,9500000,-;a line of user space, one of very many that nobody will ever read\n", seq++);
+	oom_kill(9900000, 200, "last", "/headroom/workload");
+	extract();
+	assert_true(result.kmsg_dropped > 1000);
+	assert_int_equal(atomic_load(&box.head->lost), 0);
+	events = lines_of("events.jsonl");
+	assert_int_equal(count_kind(events, "oom-kill"), 2);
+	assert_int_equal(count_kind(events, "kmsg-lost"), 0);
+	json_decref(events);
+}
+
 static void an_empty_box_gives_empty_files(void **state)
 {
 	char *text;
@@ -456,7 +497,7 @@ static void an_empty_box_gives_empty_files(void **state)
 	extract();
 	assert_int_equal(result.samples + result.events + result.kmsg_records + result.torn + result.bad_lines, 0);
 	for (size_t i = 0; i < 3; i++) {
-		text = slurp((const char *[]){ "samples.jsonl", "events.jsonl", "kmsg.log" }[i]);
+		text = t_read(dir, (const char *[]){ "samples.jsonl", "events.jsonl", "kmsg.log" }[i]);
 		assert_string_equal(text, "");
 		free(text);
 	}
@@ -491,10 +532,10 @@ static void tools_files_keep_name_and_content(void **state)
 	put_file("fio-write.json", "{\"a\": 1}\n");
 	put_file("empty", "");
 	extract();
-	text = slurp("tools/fio-write.json");
+	text = t_read(dir, "tools/fio-write.json");
 	assert_string_equal(text, "{\"a\": 1}\n");
 	free(text);
-	text = slurp("tools/empty");
+	text = t_read(dir, "tools/empty");
 	assert_string_equal(text, "");
 	free(text);
 }
@@ -521,7 +562,7 @@ static void hostile_file_names_cost_only_themselves(void **state)
 	extract();
 	assert_int_equal(result.bad_lines, bad);
 	assert_int_equal(result.samples, 1);
-	text = slurp("tools/good");
+	text = t_read(dir, "tools/good");
 	assert_string_equal(text, "good");
 	free(text);
 	assert_false(exists("x"));
@@ -588,7 +629,7 @@ static void numbers_without_end_do_no_harm(void **state)
 	put(BB_SAMPLE, "{\"t\":1.2.3.000000}\n");
 	kmsg("3,500,999999999999999999,-;Out of memory: Killed process 1 (x) total-vm:1kB, anon-rss:1kB, file-rss:1kB, "
 	     "shmem-rss:1kB, UID:0 pgtables:1kB oom_score_adj:0\n");
-	kmsg("6,501,999999999999999999,-;headroom: start line of x at 999999999999999999999\n");
+	kmsg("14,501,999999999999999999,-;headroom: start line of x at 999999999999999999999\n");
 	extract();
 	json_decref(lines_of("samples.jsonl"));
 	json_decref(lines_of("events.jsonl"));
@@ -597,20 +638,20 @@ static void numbers_without_end_do_no_harm(void **state)
 static void torn_records_are_counted_and_cost_no_other(void **state)
 {
 	uint64_t hole;
-	json_t *samples;
+	json_t *events;
 
 	(void)state;
-	put(BB_SAMPLE, "{\"t\":7.000000}\n");
+	put(BB_EVENT, "{\"t\":7.000000,\"kind\":\"phase\"}\n");
 	hole = atomic_load(&box.head->tail);
-	put(BB_SAMPLE, "{\"t\":7.100000}\n");
-	put(BB_SAMPLE, "{\"t\":7.200000}\n");
+	put(BB_EVENT, "{\"t\":7.100000,\"kind\":\"phase\"}\n");
+	put(BB_EVENT, "{\"t\":7.200000,\"kind\":\"phase\"}\n");
 	*(uint32_t *)((char *)memory + hole + 8) = 0; /* the commit word */
 	extract();
 	assert_int_equal(result.torn, 1);
-	assert_int_equal(result.samples, 2);
-	samples = lines_of("samples.jsonl");
-	assert_int_equal(json_array_size(samples), 2);
-	json_decref(samples);
+	assert_int_equal(result.events, 2);
+	events = lines_of("events.jsonl");
+	assert_int_equal(json_array_size(events), 2);
+	json_decref(events);
 }
 
 static void a_scribbled_box_is_survived(void **state)
@@ -626,12 +667,16 @@ static void a_scribbled_box_is_survived(void **state)
 		bb_format(&box, memory, BB_LOG_OFFSET * 3);
 		atomic_store(&box.head->start_ns, START_NS);
 		for (int i = 0; i < 100; i++)
-			bb_append(&box, (enum bb_type)(1 + rand() % 4), seeds[i % 3], strlen(seeds[i % 3]) + 1);
+			bb_append(&box, (enum bb_type)(1 + rand() % 5), seeds[i % 3], strlen(seeds[i % 3]) + 1);
 		for (int i = 0; i < 60; i++)
-			((unsigned char *)memory)[BB_LOG_OFFSET + (unsigned)rand() % 8000] ^=
+			((unsigned char *)memory)[BB_LOG_OFFSET + (unsigned)rand() % (2 * BB_LOG_OFFSET)] ^=
 				(unsigned char)(1U << rand() % 8);
-		if (round % 2)
+		if (round % 2) {
 			atomic_store(&box.head->tail, (uint64_t)rand() << 32);
+			atomic_store(&box.head->turns[BB_SAMPLES], UINT64_MAX);
+			atomic_store(&box.head->parts[BB_USER_LOG][0].used, UINT64_MAX);
+			atomic_store(&box.head->parts[BB_KERNEL_LOG][0].used, (uint64_t)rand());
+		}
 		assert_int_equal(extract_record(&box, dir, NULL, &result), 0);
 	}
 }
@@ -660,6 +705,9 @@ int main(void)
 		TEST(a_panic_in_both_is_one_panic),
 		TEST(a_machine_that_never_got_to_us_is_told_by_its_console),
 		TEST(lost_log_records_are_told_once),
+		TEST(the_two_parts_of_the_log_are_one_again),
+		TEST(lines_that_gave_way_in_the_box_are_no_loss_of_the_log),
+		TEST(a_flood_of_users_lines_costs_no_kernel_event),
 		TEST(an_empty_box_gives_empty_files),
 		TEST(without_a_start_line_t_counts_from_boot),
 		TEST(tools_files_keep_name_and_content),

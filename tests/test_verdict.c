@@ -247,7 +247,7 @@ static void samples_are_added_up(void **state)
 	assert_true(f.slab_peak_t == 5);
 	assert_int_equal(f.available_min_kib, 20000);
 	assert_int_equal(f.memtotal_kib, 738000);
-	assert_int_equal(f.oom_counter, 1);
+	assert_int_equal(f.oom_counter.kills, 1);
 	assert_int_equal(f.allocstalls, 3);
 	assert_int_equal(f.pgscan_direct, 1000);
 	assert_int_equal(f.psi_some_us, 5000);
@@ -262,6 +262,119 @@ static void samples_are_added_up(void **state)
 	assert_true(jobs->t == 5);
 	assert_null(facts_cache(&f, "dm_snap_pending_exception"));
 	assert_null(facts_cache(&f, "kmalloc-64"));
+	facts_free(&f);
+}
+
+/* The counters first; a log that cannot be squared with them is told. */
+static void kills_are_counted_by_the_counters_and_checked_by_the_log(void **state)
+{
+#define VM(t, n) "{\"t\":" t ",\"vm\":{\"oom_kill\":" n "}}\n"
+#define GROUP(t, age, n)                                                                                               \
+	"{\"t\":" t ",\"cgroups\":{\"age_ms\":" age ",\"groups\":{\"/headroom\":{\"oom_kill\":" n "}}}}\n"
+#define IN_GROUP(t)                                                                                                    \
+	KERNEL(t, "oom-kill",                                                                                          \
+	       "\"victim\":{\"pid\":1,\"comm\":\"fio\",\"role\":\"workload\",\"cgroup\":\"/headroom/workload\"},")
+	static const struct {
+		const char *what, *samples, *events;
+		uint64_t kills;
+		const char *why; /* NULL: they agree */
+	} cases[] = {
+		{ "all agree", VM("-1", "0") VM("9.0", "0") VM("9.2", "1"), KILL("9.1", "fio", "workload"), 1, NULL },
+		{ "counted before it was printed", VM("-1", "0") VM("9.0", "1"), KILL("9.1", "fio", "workload"), 1,
+		  NULL },
+		{ "the machine died after its last sample", VM("-1", "0") VM("9.0", "1"),
+		  KILL("8.9", "fio", "workload") KILL("9.1", "fio", "workload") KILL("9.3", "idle", "bystander"), 3,
+		  NULL },
+		{ "kills before the record", VM("-1", "3") VM("9.0", "3"), KILL("-2", "fio", "workload"), 0, NULL },
+		{ "the log lost one", VM("-1", "0") VM("9.0", "2"), KILL("8.9", "fio", "workload"), 2,
+		  "vmstat counts 2 OOM kills, the kernel log tells of 1" },
+		{ "the log lost all", VM("-1", "0") VM("9.0", "1"), "", 1,
+		  "vmstat counts 1 OOM kill, the kernel log tells of 0" },
+		{ "the log tells of one that nobody counted", VM("-1", "0") VM("9.0", "0"),
+		  KILL("5.0", "fio", "workload"), 0, "vmstat counts 0 OOM kills, the kernel log tells of 1" },
+		{ "no counter", "{\"t\":1}\n", KILL("5.0", "fio", "workload"), 1, NULL },
+		{ "the cgroups agree", GROUP("-1", "0", "0") GROUP("9.0", "100", "1"), IN_GROUP("8.0"), 1, NULL },
+		{ "read before the kill", GROUP("-1", "0", "0") GROUP("9.0", "1000", "0"), IN_GROUP("8.5"), 1, NULL },
+		{ "a victim without its cgroup may be theirs", GROUP("-1", "0", "0") GROUP("9.0", "0", "1"),
+		  KILL("8.5", "fio", "workload"), 1, NULL },
+		{ "the cgroups counted more", GROUP("-1", "0", "0") GROUP("9.0", "0", "2"), IN_GROUP("8.5"), 1,
+		  "memory.events of /headroom counts 2 OOM kills, the kernel log tells of 1" },
+		{ "the cgroups counted less", GROUP("-1", "0", "0") GROUP("9.0", "0", "0"), IN_GROUP("8.5"), 1,
+		  "memory.events of /headroom counts 0 OOM kills, the kernel log tells of 1" },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct kill_count k;
+		char events[2048];
+
+		snprintf(events, sizeof(events), "%s%s", HARNESS("-5", "phase", "\"name\":\"setup\",", "setup"),
+			 cases[i].events);
+		read_facts(cases[i].samples, events);
+		k = facts_count_kills(&f);
+		if (k.kills != cases[i].kills || k.agree != !cases[i].why)
+			fail_msg("%s: %d kills, %s", cases[i].what, (int)k.kills, k.agree ? "agreed" : k.why);
+		if (cases[i].why)
+			assert_string_equal(k.why, cases[i].why);
+		facts_free(&f);
+	}
+}
+
+static void a_disagreement_about_kills_stands_in_the_reason(void **state)
+{
+	struct judgement j = judge("{\"t\":-1,\"vm\":{\"oom_kill\":0}}\n{\"t\":9,\"vm\":{\"oom_kill\":1}}\n", BEGIN END,
+				   GUEST_OFF, false);
+
+	(void)state;
+	assert_string_equal(j.reason, "1 OOM kill; vmstat counts 1 OOM kill, the kernel log tells of 0");
+}
+
+/* Objects of 1 KiB: 100 count as in use, of which 30 a CPU may keep; 200 KiB are held. */
+static void slab_utilisation_has_its_error_and_the_exact_figure(void **state)
+{
+	static const char samples[] =
+		"{\"t\":1,\"mem\":{\"MemAvailable\":1,\"SUnreclaim\":400},\"slab\":{\"a\":[100,200,1024,200]}}\n";
+#define CACHES HARNESS("-2", "slab-caches", "\"caches\":{\"a\":{\"per_slab\":10,\"slack\":30}},", "")
+
+	(void)state;
+	read_facts(samples, CACHES HARNESS("3", "slab-shrunk",
+					   "\"not_shrunk\":0,\"before\":{\"slab\":{\"a\":[100,200,1024,200]}},"
+					   "\"after\":{\"slab\":{\"a\":[80,100,1024,100]}},",
+					   ""));
+	assert_true(fabs(f.utilisation_pct - 50) < 0.001);
+	assert_true(fabs(f.utilisation_least_pct - 35) < 0.001);
+	assert_true(f.have_exact);
+	assert_true(fabs(f.utilisation_exact_pct - 80) < 0.001);
+	assert_int_equal(f.shrink_freed_kib, 100);
+	facts_free(&f);
+	/* A cache that could not be shrunk, or no figures: nothing is exact. */
+	read_facts(samples, HARNESS("3", "slab-shrunk",
+				    "\"not_shrunk\":1,\"before\":{\"slab\":{\"a\":[100,200,1024,200]}},"
+				    "\"after\":{\"slab\":{\"a\":[80,100,1024,100]}},",
+				    ""));
+	assert_false(f.have_exact);
+	facts_free(&f);
+}
+
+static void the_half_life_of_dying_cgroups_begins_where_the_load_ended(void **state)
+{
+#define DYING(t, age, n)                                                                                               \
+	"{\"t\":" t ",\"cgroups\":{\"age_ms\":" age ",\"groups\":{\"/\":{\"nr_dying_descendants\":" n "}}}}\n"
+	static const char ended[] = HARNESS("10", "phase", "\"name\":\"cool-down\",", "cool-down");
+
+	(void)state;
+	read_facts(DYING("5", "0", "90") DYING("10.5", "0", "41") DYING("12", "0", "21") DYING("14", "500", "20")
+			   DYING("15", "0", "0"),
+		   ended);
+	assert_int_equal(f.dying_peak, 90);
+	assert_true(fabs(f.dying_half_life_s - 3.5) < 0.001);
+	facts_free(&f);
+	/* Not half of them went; or there were none. */
+	read_facts(DYING("11", "0", "41") DYING("12", "0", "40"), ended);
+	assert_true(f.dying_half_life_s < 0);
+	facts_free(&f);
+	read_facts(DYING("11", "0", "0") DYING("12", "0", "0"), ended);
+	assert_true(f.have_dying && f.dying_half_life_s < 0);
 	facts_free(&f);
 }
 
@@ -283,7 +396,7 @@ static void a_group_that_is_absent_changes_nothing(void **state)
 			 "\"psi\":{\"memory\":{\"some_us\":300,\"full_us\":150}}}\n",
 			 last[i]);
 		read_facts(samples, BEGIN END);
-		assert_int_equal(f.oom_counter, 1);
+		assert_int_equal(f.oom_counter.kills, 1);
 		assert_int_equal(f.allocstalls, 2);
 		assert_int_equal(f.pgscan_direct, 20);
 		assert_int_equal(f.psi_some_us, 200);
@@ -294,7 +407,7 @@ static void a_group_that_is_absent_changes_nothing(void **state)
 	}
 	/* And one that was absent first does not grow by all that was counted since boot. */
 	read_facts("{\"t\":-1}\n{\"t\":1,\"vm\":{\"oom_kill\":7}}\n{\"t\":2,\"vm\":{\"oom_kill\":8}}\n", BEGIN END);
-	assert_int_equal(f.oom_counter, 1);
+	assert_int_equal(f.oom_counter.kills, 1);
 	facts_free(&f);
 }
 
@@ -548,6 +661,10 @@ int main(void)
 		TEST(verdicts_and_reasons),
 		TEST(one_workload_verified_does_not_speak_for_the_other),
 		TEST(samples_are_added_up),
+		TEST(kills_are_counted_by_the_counters_and_checked_by_the_log),
+		TEST(a_disagreement_about_kills_stands_in_the_reason),
+		TEST(slab_utilisation_has_its_error_and_the_exact_figure),
+		TEST(the_half_life_of_dying_cgroups_begins_where_the_load_ended),
 		TEST(a_group_that_is_absent_changes_nothing),
 		TEST(harness_events_are_kept),
 		TEST(waits_by_the_tracepoints),

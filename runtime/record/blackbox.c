@@ -11,6 +11,7 @@
 #define RECORD_MAGIC 0x4b43 /* "CK" */
 #define ALIGN	     8U
 #define COMMITTED    1U
+#define MAX_TURNS    (UINT64_C(1) << 48)
 #define SAMPLE_BYTES 16384 /* 13 KiB with the slab caches of a Debian kernel */
 
 struct record {
@@ -20,6 +21,42 @@ struct record {
 	_Atomic uint32_t committed;
 	uint32_t pad;
 };
+
+/* Where an area lies. Told by the size of the box alone, so that a scribbled header leads nobody astray. */
+struct extent {
+	uint64_t begin, size; /* of one part, where the area is a ring */
+};
+
+/*
+ * In hundredths of the room. Samples are the most: see SAMPLE_BYTES. A report of the kernel's is some hundred lines of
+ * a hundred bytes, so the smallest box holds a thousand of them.
+ */
+static const struct {
+	unsigned percent, parts;
+} areas[BB_AREAS] = {
+	[BB_EVENTS] = { 20, 1 },
+	[BB_KERNEL_LOG] = { 20, 1 },
+	[BB_SAMPLES] = { 45, BB_PARTS },
+	[BB_USER_LOG] = { 15, BB_PARTS },
+};
+
+static struct extent area_of(uint64_t box_size, enum bb_area area)
+{
+	uint64_t unit = (box_size - BB_LOG_OFFSET) / 100;
+	struct extent e = { .begin = BB_LOG_OFFSET };
+
+	for (unsigned i = 0; i < area; i++)
+		e.begin += areas[i].percent * unit;
+	e.begin = (e.begin + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
+	e.size = (areas[area].percent * unit / areas[area].parts - ALIGN) & ~(uint64_t)(ALIGN - 1);
+	return e;
+}
+
+/* The part that a turn writes: all of them in a circle, but for the first. */
+static unsigned part_of(enum bb_area area, uint64_t turn)
+{
+	return turn == 0 || areas[area].parts == 1 ? 0 : (unsigned)(1 + (turn - 1) % (areas[area].parts - 1));
+}
 
 static uint64_t record_size(uint64_t len)
 {
@@ -32,15 +69,14 @@ void bb_format(struct bb *box, void *memory, uint64_t size)
 	box->head->magic = BB_MAGIC;
 	box->head->version = BB_VERSION;
 	box->head->size = size;
-	atomic_store(&box->head->tail, BB_LOG_OFFSET);
+	atomic_store(&box->head->tail, area_of(size, BB_EVENTS).begin);
 }
 
 uint64_t bb_size_for(uint64_t samples)
 {
 	uint64_t size = BB_MIN_SIZE;
 
-	/* Samples may fill four fifths of it. */
-	while (size < BB_MAX_SIZE && size / 5 * 4 < samples * SAMPLE_BYTES)
+	while (size < BB_MAX_SIZE && size / 100 * areas[BB_SAMPLES].percent < samples * SAMPLE_BYTES)
 		size *= 2;
 	return size;
 }
@@ -87,30 +123,8 @@ void bb_unmap(struct bb *box)
 	box->head = NULL;
 }
 
-static uint64_t limit_for(const struct bb *box, enum bb_type type)
+static void put(struct record *r, enum bb_type type, const void *a, size_t a_len, const void *b, size_t b_len)
 {
-	uint64_t room = box->size - BB_LOG_OFFSET;
-
-	if (type == BB_SAMPLE)
-		return box->size - room / 5;
-	return type == BB_KMSG || type == BB_FILE ? box->size - room / 20 : box->size;
-}
-
-int bb_append2(struct bb *box, enum bb_type type, const void *a, size_t a_len, const void *b, size_t b_len)
-{
-	struct bb_header *head = box->head;
-	uint64_t need = record_size(a_len + b_len);
-	uint64_t at = atomic_load_explicit(&head->tail, memory_order_relaxed);
-	struct record *r;
-
-	do {
-		if (a_len + b_len > UINT32_MAX || need > limit_for(box, type) || at > limit_for(box, type) - need) {
-			atomic_fetch_add(&head->lost, 1);
-			return -ENOSPC;
-		}
-	} while (!atomic_compare_exchange_weak(&head->tail, &at, at + need));
-
-	r = (struct record *)((char *)head + at);
 	r->len = (uint32_t)(a_len + b_len);
 	r->type = (uint16_t)type;
 	r->magic = RECORD_MAGIC;
@@ -119,6 +133,82 @@ int bb_append2(struct bb *box, enum bb_type type, const void *a, size_t a_len, c
 		memcpy((char *)(r + 1) + a_len, b, b_len);
 	/* The body must be there before the word that says so: the reader is another machine. */
 	atomic_store_explicit(&r->committed, COMMITTED, memory_order_release);
+}
+
+/* Space in the area that everybody writes to, or NULL. */
+static struct record *take(struct bb *box, enum bb_type type, uint64_t need)
+{
+	struct extent e = area_of(box->size, BB_EVENTS);
+	uint64_t limit = e.begin + (type == BB_FILE ? e.size - e.size / 4 : e.size);
+	uint64_t at = atomic_load_explicit(&box->head->tail, memory_order_relaxed);
+
+	do {
+		if (need > limit || at > limit - need)
+			return NULL;
+	} while (!atomic_compare_exchange_weak(&box->head->tail, &at, at + need));
+	return (struct record *)((char *)box->head + at);
+}
+
+/* The part of a one-writer area that has room, begun anew where it must be; or NULL. */
+static struct bb_part *part_with_room(struct bb *box, enum bb_area area, uint64_t need, uint64_t *begin)
+{
+	struct bb_header *head = box->head;
+	struct extent e = area_of(box->size, area);
+	uint64_t turn = atomic_load_explicit(&head->turns[area], memory_order_relaxed);
+	struct bb_part *p = &head->parts[area][part_of(area, turn)];
+
+	if (need > e.size)
+		return NULL;
+	if (atomic_load_explicit(&p->used, memory_order_relaxed) > e.size - need) {
+		if (areas[area].parts == 1)
+			return NULL;
+		turn++;
+		p = &head->parts[area][part_of(area, turn)];
+		atomic_fetch_add(&head->dropped[area], atomic_load(&p->records));
+		/* Emptied before it is said to be of this turn: whatever the moment we die at, no record is read twice.
+		 */
+		atomic_store(&p->used, 0);
+		atomic_store(&p->records, 0);
+		atomic_store(&p->turn, turn);
+		atomic_store(&head->turns[area], turn);
+	}
+	*begin = e.begin + part_of(area, turn) * e.size;
+	return p;
+}
+
+static enum bb_area area_for(enum bb_type type)
+{
+	return type == BB_SAMPLE      ? BB_SAMPLES
+	       : type == BB_KMSG      ? BB_KERNEL_LOG
+	       : type == BB_USER_KMSG ? BB_USER_LOG
+				      : BB_EVENTS;
+}
+
+int bb_append2(struct bb *box, enum bb_type type, const void *a, size_t a_len, const void *b, size_t b_len)
+{
+	uint64_t need = record_size(a_len + b_len), begin = 0, used;
+	enum bb_area area = area_for(type);
+	struct bb_part *p = NULL;
+	struct record *r = NULL;
+
+	if (a_len <= UINT32_MAX && b_len <= UINT32_MAX - a_len) {
+		if (area == BB_EVENTS)
+			r = take(box, type, need);
+		else
+			p = part_with_room(box, area, need, &begin);
+	}
+	if (!r && !p) {
+		atomic_fetch_add(&box->head->lost, 1);
+		return -ENOSPC;
+	}
+	if (r) {
+		put(r, type, a, a_len, b, b_len);
+		return 0;
+	}
+	used = atomic_load_explicit(&p->used, memory_order_relaxed);
+	put((struct record *)((char *)box->head + begin + used), type, a, a_len, b, b_len);
+	atomic_fetch_add(&p->records, 1);
+	atomic_store_explicit(&p->used, used + need, memory_order_release);
 	return 0;
 }
 
@@ -141,39 +231,82 @@ void bb_beat(struct bb *box)
 	atomic_fetch_add(&box->head->beat, 1);
 }
 
-bool bb_next(const struct bb *box, uint64_t *pos, enum bb_type *type, const char **data, size_t *len, uint64_t *torn)
+uint64_t bb_bytes(const struct bb *box)
 {
-	const char *base = (const char *)box->head;
-	uint64_t end = atomic_load(&box->head->tail);
-	uint64_t at = *pos ? *pos : BB_LOG_OFFSET;
-	bool in_hole = false;
+	uint64_t bytes = atomic_load(&box->head->tail) - area_of(box->size, BB_EVENTS).begin;
 
-	if (end > box->size)
-		end = box->size; /* a scribbled header */
-	while (at + sizeof(struct record) <= end) {
-		struct record *r = (struct record *)(base + at);
-		bool sound = r->magic == RECORD_MAGIC && r->len <= end - at - sizeof(*r) && r->type >= BB_SAMPLE &&
-			     r->type <= BB_FILE;
+	for (unsigned area = 0; area < BB_AREAS; area++)
+		for (unsigned i = 0; i < BB_PARTS; i++)
+			bytes += atomic_load(&box->head->parts[area][i].used);
+	return bytes;
+}
 
-		if (!sound) {
-			/* Its writer died between taking the space and writing the head. */
-			*torn += !in_hole;
-			in_hole = true;
-			at += ALIGN;
-			continue;
-		}
-		in_hole = false;
-		at += record_size(r->len);
-		if (atomic_load_explicit(&r->committed, memory_order_acquire) != COMMITTED) {
-			++*torn;
-			continue;
-		}
-		*type = (enum bb_type)r->type;
-		*data = (const char *)(r + 1);
-		*len = r->len;
-		*pos = at;
-		return true;
+struct bb_cursor bb_read(const struct bb *box, enum bb_area area)
+{
+	return (struct bb_cursor){ .box = box, .area = area };
+}
+
+/* What is written of the part that the cursor is in: its first byte and its length. False behind the last part. */
+static bool part_at(struct bb_cursor *c, const char **base, uint64_t *used)
+{
+	const struct bb_header *head = c->box->head;
+	struct extent e = area_of(c->box->size, c->area);
+	uint64_t tail = atomic_load(&head->tail), last = atomic_load(&head->turns[c->area]);
+	const struct bb_part *p;
+
+	if (last > MAX_TURNS)
+		last = MAX_TURNS; /* a scribbled header, as below */
+
+	if (c->area == BB_EVENTS) {
+		*base = (const char *)head + e.begin;
+		*used = tail < e.begin ? 0 : tail - e.begin;
+		if (*used > e.size)
+			*used = e.size;
+		return c->turn == 0;
 	}
-	*pos = at;
+	/* Of all turns there were, those whose parts were not written again. */
+	if (c->turn && last >= BB_PARTS && c->turn + BB_PARTS - 1 <= last)
+		c->turn = last - BB_PARTS + 2;
+	if (c->turn > last)
+		return false;
+	p = &head->parts[c->area][part_of(c->area, c->turn)];
+	*base = (const char *)head + e.begin + part_of(c->area, c->turn) * e.size;
+	*used = atomic_load(&p->turn) == c->turn ? atomic_load_explicit(&p->used, memory_order_acquire) : 0;
+	if (*used > e.size)
+		*used = e.size;
+	return true;
+}
+
+bool bb_next(struct bb_cursor *c, struct bb_record *record)
+{
+	const char *base;
+	uint64_t end;
+
+	for (; part_at(c, &base, &end); c->turn++, c->at = 0) {
+		bool in_hole = false;
+
+		while (c->at + sizeof(struct record) <= end) {
+			struct record *r = (struct record *)(base + c->at);
+			bool sound = r->magic == RECORD_MAGIC && r->len <= end - c->at - sizeof(*r) &&
+				     r->type >= BB_SAMPLE && r->type <= BB_FILE &&
+				     area_for((enum bb_type)r->type) == c->area;
+
+			if (!sound) {
+				/* Its writer died between taking the space and writing the head. */
+				c->torn += !in_hole;
+				in_hole = true;
+				c->at += ALIGN;
+				continue;
+			}
+			in_hole = false;
+			c->at += record_size(r->len);
+			if (atomic_load_explicit(&r->committed, memory_order_acquire) != COMMITTED) {
+				c->torn++;
+				continue;
+			}
+			*record = (struct bb_record){ (enum bb_type)r->type, (const char *)(r + 1), r->len };
+			return true;
+		}
+	}
 	return false;
 }

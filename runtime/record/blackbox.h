@@ -1,11 +1,18 @@
 // SPDX-License-Identifier: MIT
 /*
- * The black box: an append-only log in memory that outlives the machine that writes it.
+ * The black box: a log in memory that outlives the machine that writes it.
  *
  * In a guest the memory is an ivshmem device over a host file, so a panic loses nothing; the host reads the same bytes.
- * Several threads and processes append at once without a lock: space is taken by one atomic add, the record's head is
- * written (so that a reader can step over it), then the body, and last the commit word. A writer that dies in the
- * middle leaves a record that is skipped; the reader finds the next one by its magic.
+ * The log has an area for each sort of record, so that a flood of one sort takes no room from another, and what cannot
+ * be had again is never given up for detail:
+ *
+ *   events        what happened, and files. Appended to by any thread or process without a lock: space is taken by one
+ *                 atomic add, the record's head is written (so that a reader can step over it), then the body, and last
+ *                 the commit word. A writer that dies in the middle leaves a record that is skipped; the reader finds
+ *                 the next one by its magic. Full: refused and counted.
+ *   kernel log    the kernel's own lines, from which its events are read. One writer. Full: refused and counted.
+ *   samples       a ring with one writer. Full: the oldest behind the baseline give way, and are counted.
+ *   user log      what user space wrote into the kernel log; a ring as well.
  *
  * The header page carries what the other side must know while it runs (stage, heartbeat, a few live figures), the
  * page area behind it what the host hands in (the cell's specification).
@@ -19,11 +26,11 @@
 #include <stdint.h>
 
 #define BB_MAGIC       0x786f626d6f6f7268ULL /* "hroombox" */
-#define BB_VERSION     1
+#define BB_VERSION     2
 #define BB_SPEC_OFFSET 4096
 #define BB_SPEC_MAX    (64 * 1024 - 4096)
 #define BB_LOG_OFFSET  (64 * 1024)
-#define BB_MIN_SIZE    (64ULL << 20) /* a cell of the usual three minutes at 10 Hz takes 25 MiB */
+#define BB_MIN_SIZE    (64ULL << 20) /* the samples of a cell of the usual three minutes at 10 Hz take 25 MiB of it */
 #define BB_MAX_SIZE    (1024ULL << 20)
 
 /* How far the recorded machine has come. It only ever grows. */
@@ -39,20 +46,37 @@ enum bb_stage {
 enum bb_type {
 	BB_SAMPLE = 1, /* a JSON line */
 	BB_EVENT,      /* a JSON line */
-	BB_KMSG,       /* a record of /dev/kmsg as read */
+	BB_KMSG,       /* a record of /dev/kmsg as read, the kernel's own (facility 0) */
+	BB_USER_KMSG,  /* one that user space wrote there */
 	BB_FILE,       /* name, NUL, content */
+};
+
+enum bb_area { BB_EVENTS, BB_KERNEL_LOG, BB_SAMPLES, BB_USER_LOG, BB_AREAS };
+
+/* A ring's parts. The first is never given up: it holds the time before the start line, and the mark that says when
+ * that was. */
+#define BB_PARTS 8
+
+/* A part of an area that has one writer. A record is in it when `used` covers it. */
+struct bb_part {
+	_Atomic uint64_t turn; /* how many parts were begun before this one */
+	_Atomic uint64_t used; /* bytes */
+	_Atomic uint64_t records;
 };
 
 struct bb_header {
 	uint64_t magic;
 	uint32_t version;
-	uint32_t spec_len;	  /* bytes of the specification at BB_SPEC_OFFSET */
-	uint64_t size;		  /* of the whole box */
-	_Atomic uint64_t tail;	  /* where the next record goes */
-	_Atomic uint64_t lost;	  /* records refused because the box was full */
-	_Atomic uint32_t stage;	  /* enum bb_stage */
-	_Atomic uint32_t beat;	  /* grows while the recorded machine lives */
-	_Atomic int64_t start_ns; /* its CLOCK_MONOTONIC at the start line; 0 before */
+	uint32_t spec_len;     /* bytes of the specification at BB_SPEC_OFFSET */
+	uint64_t size;	       /* of the whole box */
+	_Atomic uint64_t tail; /* of the events: where the next record goes, from the beginning of the box */
+	_Atomic uint64_t lost; /* events, files and kernel lines refused because their area was full */
+	struct bb_part parts[BB_AREAS][BB_PARTS]; /* of an area that is no ring the first alone */
+	_Atomic uint64_t turns[BB_AREAS];	  /* parts begun, less one */
+	_Atomic uint64_t dropped[BB_AREAS];	  /* records that gave way to newer ones */
+	_Atomic uint32_t stage;			  /* enum bb_stage */
+	_Atomic uint32_t beat;			  /* grows while the recorded machine lives */
+	_Atomic int64_t start_ns;		  /* its CLOCK_MONOTONIC at the start line; 0 before */
 	/* Live figures for a progress display; not part of the record. */
 	_Atomic int64_t live_t_ms; /* since the start line */
 	_Atomic uint64_t live_slab_kib, live_available_kib, live_oom_kills, live_canary_ms;
@@ -70,7 +94,7 @@ struct bb {
 void bb_format(struct bb *box, void *memory, uint64_t size);
 /* Take up a box that is there. Returns 0 or -EINVAL when it is none, or not one of this version. */
 int bb_attach(struct bb *box, void *memory, uint64_t size);
-/* How large a box must be for `samples` samples and what comes with them: a power of two, as QEMU wants it. */
+/* How large a box must be to keep `samples` samples and what comes with them: a power of two, as QEMU wants it. */
 uint64_t bb_size_for(uint64_t samples);
 /*
  * Map `path` (a box file of the host, or a PCI resource) shared. With size > 0 the file is made, with its space on
@@ -80,20 +104,36 @@ int bb_map_file(const char *path, uint64_t size, void **memory, uint64_t *mapped
 void bb_unmap(struct bb *box);
 
 /*
- * Append one record, given in two parts (the second may be empty). Returns 0, or -ENOSPC, counted in head->lost.
- * The last fifth of the box takes no samples and its last twentieth only events: what is rare outlives what is not.
+ * Append one record, given in two parts (the second may be empty). Returns 0, or -ENOSPC, counted in head->lost. Events
+ * and files are for anybody to append; of samples, and of lines of the log, there is one writer each. Files leave the
+ * last quarter of their area to events.
  */
 int bb_append2(struct bb *box, enum bb_type type, const void *a, size_t a_len, const void *b, size_t b_len);
 int bb_append(struct bb *box, enum bb_type type, const void *data, size_t len);
+
+/* Bytes of records in the box. */
+uint64_t bb_bytes(const struct bb *box);
 
 /* Grow the stage; a smaller one is ignored. */
 void bb_stage(struct bb *box, enum bb_stage stage);
 void bb_beat(struct bb *box);
 
-/*
- * Step through the records. Start with *pos = 0; returns true with the record, false at the end. Records that were
- * never committed are stepped over and counted in *torn. The data is not NUL-terminated and lives in the mapping.
- */
-bool bb_next(const struct bb *box, uint64_t *pos, enum bb_type *type, const char **data, size_t *len, uint64_t *torn);
+/* A reader's place in one area. */
+struct bb_cursor {
+	const struct bb *box;
+	enum bb_area area;
+	uint64_t turn, at; /* the part, and the bytes of it that were read */
+	uint64_t torn;	   /* records that were never committed, so far */
+};
+
+struct bb_record {
+	enum bb_type type;
+	const char *data; /* in the mapping, not terminated */
+	size_t len;
+};
+
+struct bb_cursor bb_read(const struct bb *box, enum bb_area area);
+/* The next record of the area, oldest first; false at the end. Records that were never committed are stepped over. */
+bool bb_next(struct bb_cursor *c, struct bb_record *record);
 
 #endif

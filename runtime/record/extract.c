@@ -30,6 +30,19 @@ struct role {
 	char name[24];
 };
 
+/* Lines of the kernel log that were overwritten before they were read: the first that was read after them. */
+struct gap {
+	int64_t seq, lost;
+};
+
+/* One area of the kernel log, and the record in it that comes next. */
+struct log_area {
+	struct bb_cursor c;
+	struct bb_record rec;
+	bool have;
+	int64_t seq; /* or KLOG_NONE */
+};
+
 struct extraction {
 	struct extract_result *result;
 	const char *dir;
@@ -41,6 +54,10 @@ struct extraction {
 	size_t n_lines, lines_size;
 	struct role roles[MAX_ROLES];
 	size_t n_roles;
+	struct gap *gaps;
+	size_t n_gaps, gaps_size;
+	bool refused;	  /* by a full box */
+	int64_t next_seq; /* of the kernel log; KLOG_NONE before its first record */
 	/* The end of what the box has of the kernel log, to find where the console goes on. */
 	int64_t last_usec;
 	char tail[MAX_TAIL][128];
@@ -135,6 +152,29 @@ static void learn_role(struct extraction *x, const char *data, size_t len)
 	json_decref(event);
 }
 
+static void learn_gap(struct extraction *x, const char *data, size_t len)
+{
+	json_t *event = json_loadb(data, len, 0, NULL);
+
+	if (x->n_gaps == x->gaps_size) {
+		size_t size = x->gaps_size ? x->gaps_size * 2 : 64;
+		struct gap *more = realloc(x->gaps, size * sizeof(*more));
+
+		if (more) {
+			x->gaps = more;
+			x->gaps_size = size;
+		} else {
+			x->err = -ENOMEM;
+		}
+	}
+	if (x->n_gaps < x->gaps_size)
+		x->gaps[x->n_gaps++] = (struct gap){
+			.seq = json_integer_value(json_object_get(event, "seq")),
+			.lost = json_integer_value(json_object_get(event, "lost")),
+		};
+	json_decref(event);
+}
+
 static void on_harness_event(struct extraction *x, const char *data, size_t len)
 {
 	char head[96];
@@ -148,8 +188,10 @@ static void on_harness_event(struct extraction *x, const char *data, size_t len)
 		return;
 	}
 	/* The gap is found again where the log is classified, and told from there. */
-	if (memmem(rest, (size_t)(data + len - rest), "\"kind\":\"kmsg-lost\"", 18))
+	if (memmem(rest, (size_t)(data + len - rest), "\"kind\":\"kmsg-lost\"", 18)) {
+		learn_gap(x, data, len);
 		return;
+	}
 	learn_role(x, data, len);
 	n = snprintf(head, sizeof(head), "{\"t\":%.6f,\"source\":\"harness\"", (double)(ns - x->start_ns) / 1e9);
 	line = malloc((size_t)n + len);
@@ -207,42 +249,61 @@ static void note_tail(struct extraction *x, const struct klog_record *r)
 		snprintf(x->tail[x->n_tail++], sizeof(x->tail[0]), "%.*s", (int)r->len, r->text);
 }
 
-static void on_kmsg(struct extraction *x, const char *data, size_t len)
+/*
+ * Of the numbers missing before this record, those that the recorder saw missing are lost. The others gave way to newer
+ * lines in the box: they were read, and there was nothing of the kernel's in them.
+ */
+static void account_for_gap(struct extraction *x, int64_t seq)
+{
+	int64_t gap = x->next_seq == KLOG_NONE ? 0 : seq - x->next_seq, lost = 0;
+
+	for (size_t i = 0; gap > 0 && i < x->n_gaps; i++)
+		if (x->gaps[i].seq > x->next_seq && x->gaps[i].seq <= seq)
+			lost += x->gaps[i].lost;
+	if (gap > lost) {
+		klog_left_out(x->klog, (uint64_t)(gap - lost));
+		x->result->kmsg_dropped += (uint64_t)(gap - lost);
+	}
+	x->next_seq = seq + 1;
+}
+
+static void on_kmsg(struct extraction *x, const struct bb_record *rec)
 {
 	struct klog_record r;
 	char text[KLOG_LINE_MAX];
 
-	fwrite(data, 1, len, x->kmsg);
-	if (!len || data[len - 1] != '\n')
+	fwrite(rec->data, 1, rec->len, x->kmsg);
+	if (!rec->len || rec->data[rec->len - 1] != '\n')
 		fputc('\n', x->kmsg);
-	if (!klog_parse_kmsg(data, len, &r, text, sizeof(text))) {
+	if (!klog_parse_kmsg(rec->data, rec->len, &r, text, sizeof(text))) {
 		x->result->bad_lines++;
 		return;
 	}
 	x->result->kmsg_records++;
-	if (r.usec != KLOG_NONE)
+	/* Where the box had no room for the kernel's own lines, the console goes on behind the last of those. */
+	if (r.usec != KLOG_NONE && (rec->type == BB_KMSG || !x->refused))
 		note_tail(x, &r);
+	if (r.seq != KLOG_NONE)
+		account_for_gap(x, r.seq);
 	klog_feed(x->klog, &r);
 }
 
 /* The two clocks meet in the mark that the runner wrote into the kernel log at the start line. */
 static void find_kernel_offset(struct extraction *x, const struct bb *box)
 {
-	uint64_t pos = 0, torn = 0;
-	enum bb_type type;
-	const char *data;
-	size_t len;
+	struct bb_cursor c = bb_read(box, BB_USER_LOG);
+	struct bb_record rec;
 
 	x->kernel_offset_ns = -x->start_ns;
-	while (bb_next(box, &pos, &type, &data, &len, &torn)) {
+	while (bb_next(&c, &rec)) {
 		static const char mark[] = "headroom: start line of ";
 		struct klog_record r;
 		char text[KLOG_LINE_MAX];
 		int64_t at;
 		char *word;
 
-		if (type != BB_KMSG || !memmem(data, len, mark, sizeof(mark) - 1) ||
-		    !klog_parse_kmsg(data, len, &r, text, sizeof(text)))
+		if (!memmem(rec.data, rec.len, mark, sizeof(mark) - 1) ||
+		    !klog_parse_kmsg(rec.data, rec.len, &r, text, sizeof(text)))
 			continue;
 		text[r.len < sizeof(text) ? r.len : sizeof(text) - 1] = '\0';
 		word = strrchr(text, ' ');
@@ -348,29 +409,57 @@ static void write_events(struct extraction *x)
 		x->err = -EIO;
 }
 
-static void walk_box(struct extraction *x, const struct bb *box)
+static void next_of(struct log_area *a)
 {
-	uint64_t pos = 0;
-	enum bb_type type;
-	const char *data;
-	size_t len;
+	char text[KLOG_LINE_MAX];
+	struct klog_record r;
 
-	while (!x->err && bb_next(box, &pos, &type, &data, &len, &x->result->torn)) {
-		switch (type) {
-		case BB_SAMPLE:
-			on_sample(x, data, len);
-			break;
-		case BB_EVENT:
-			on_harness_event(x, data, len);
-			break;
-		case BB_KMSG:
-			on_kmsg(x, data, len);
-			break;
-		case BB_FILE:
-			on_file(x, data, len);
-			break;
-		}
+	a->have = bb_next(&a->c, &a->rec);
+	a->seq = a->have && klog_parse_kmsg(a->rec.data, a->rec.len, &r, text, sizeof(text)) ? r.seq : KLOG_NONE;
+}
+
+static void walk_events(struct extraction *x, const struct bb *box)
+{
+	struct bb_cursor c = bb_read(box, BB_EVENTS);
+	struct bb_record r;
+
+	while (!x->err && bb_next(&c, &r)) {
+		if (r.type == BB_FILE)
+			on_file(x, r.data, r.len);
+		else
+			on_harness_event(x, r.data, r.len);
 	}
+	x->result->torn += c.torn;
+}
+
+static void walk_samples(struct extraction *x, const struct bb *box)
+{
+	struct bb_cursor c = bb_read(box, BB_SAMPLES);
+	struct bb_record r;
+
+	while (!x->err && bb_next(&c, &r))
+		on_sample(x, r.data, r.len);
+	x->result->torn += c.torn;
+}
+
+/* The two areas of the kernel log, as one log again: by sequence number. What is no record goes where it stands. */
+static void walk_log(struct extraction *x, const struct bb *box)
+{
+	struct log_area areas[] = { { .c = bb_read(box, BB_KERNEL_LOG) }, { .c = bb_read(box, BB_USER_LOG) } };
+	enum { N = sizeof(areas) / sizeof(areas[0]) };
+
+	for (size_t i = 0; i < N; i++)
+		next_of(&areas[i]);
+	while (!x->err && (areas[0].have || areas[1].have)) {
+		struct log_area *first = areas[0].have ? &areas[0] : &areas[1];
+
+		if (areas[1].have && areas[1].seq < first->seq)
+			first = &areas[1];
+		on_kmsg(x, &first->rec);
+		next_of(first);
+	}
+	for (size_t i = 0; i < N; i++)
+		x->result->torn += areas[i].c.torn;
 }
 
 int extract_record(const struct bb *box, const char *dir, const char *console, struct extract_result *result)
@@ -384,6 +473,8 @@ int extract_record(const struct bb *box, const char *dir, const char *console, s
 	x->result = result;
 	x->dir = dir;
 	x->start_ns = atomic_load(&box->head->start_ns);
+	x->refused = atomic_load(&box->head->lost) > 0;
+	x->next_seq = KLOG_NONE;
 	x->samples = open_in(dir, "samples.jsonl");
 	x->kmsg = open_in(dir, "kmsg.log");
 	x->klog = klog_new(on_kernel_event, x);
@@ -391,7 +482,9 @@ int extract_record(const struct bb *box, const char *dir, const char *console, s
 		x->err = x->klog ? -errno : -ENOMEM;
 	if (!x->err) {
 		find_kernel_offset(x, box);
-		walk_box(x, box);
+		walk_events(x, box);
+		walk_samples(x, box);
+		walk_log(x, box);
 		if (console)
 			read_console(x, console);
 		klog_flush(x->klog);
@@ -405,6 +498,7 @@ int extract_record(const struct bb *box, const char *dir, const char *console, s
 	for (size_t i = 0; i < x->n_lines; i++)
 		free(x->lines[i].text);
 	free(x->lines);
+	free(x->gaps);
 	err = x->err;
 	free(x);
 	return err;

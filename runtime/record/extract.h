@@ -12,8 +12,9 @@
 
 struct extract_result {
 	uint64_t samples, events, kmsg_records, console_records; /* console: those the box did not have */
-	uint64_t torn;						 /* records of the box that were never finished */
-	uint64_t bad_lines;					 /* of the box, that are not what they should be */
+	uint64_t kmsg_dropped; /* lines of user space that gave way to newer ones in the box */
+	uint64_t torn;	       /* records of the box that were never finished */
+	uint64_t bad_lines;    /* of the box, that are not what they should be */
 };
 
 /*

@@ -377,6 +377,12 @@ static void close_idle(struct klog *k, int64_t usec)
 	}
 }
 
+void klog_left_out(struct klog *k, uint64_t count)
+{
+	if (k->seq != KLOG_NONE && count <= (uint64_t)(INT64_MAX - k->seq))
+		k->seq += (int64_t)count;
+}
+
 void klog_tick(struct klog *k, int64_t now_usec)
 {
 	close_idle(k, now_usec);

@@ -189,6 +189,8 @@ struct klog *klog_new(klog_event_fn fn, void *arg);
 void klog_free(struct klog *k);
 /* One record, in the order of the log. A gap in `seq` closes what is open and yields KLOG_LOST. */
 void klog_feed(struct klog *k, const struct klog_record *rec);
+/* The next `count` records are left out by the caller: a gap in `seq` that is none of the log's. */
+void klog_left_out(struct klog *k, uint64_t count);
 /* Time passes without a line: close the reports that are over by now. For live logs. */
 void klog_tick(struct klog *k, int64_t now_usec);
 /* The log ends here: close all. The classifier can be used again. */

@@ -9,6 +9,7 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
 #include <linux/dm-ioctl.h>
 #include <poll.h>
 #include <pthread.h>
@@ -27,11 +28,16 @@
 #define STOP_WAIT_MS	5000
 #define READY_WAIT_MS	10000
 #define KMSG_DRAIN_MS	2000
+#define STOP_LOOK_MS	100
 #define TEXT_SIZE	(256 * 1024) /* slabinfo of a busy server is 30 KiB, zoneinfo of a large one more */
 #define LINE_SIZE	(256 * 1024)
 #define KMSG_RECORD_MAX 8192 /* CONSOLE_EXT_LOG_MAX of kernel/printk, the largest record /dev/kmsg gives */
 #define STACK_SIZE	(128 * 1024)
-#define DM_REPLY_SIZE	16384
+/* of a priority as /dev/kmsg gives it (Documentation/ABI/testing/dev-kmsg) */
+#define LOG_FACILITY_SHIFT 3
+#define DM_REPLY_SIZE	   16384
+#define ASIDE_SIZE	   16384
+#define STAT_SIZE	   8192 /* memory.stat of 7.2 has 3 KiB */
 
 /* Shared with the process that started us. */
 struct recorder_shared {
@@ -46,6 +52,15 @@ static const char *const file_paths[N_FILES] = {
 	[PSI_IO] = "/proc/pressure/io", [PSI_CPU] = "/proc/pressure/cpu", [SLABINFO] = "/proc/slabinfo",
 	[ZONEINFO] = "/proc/zoneinfo",	[DISKSTATS] = "/proc/diskstats",
 };
+
+/* A part of the sample that a thread of its own reads, because reading it may block on the machine under test. */
+struct aside {
+	pthread_mutex_t lock; /* protects the rest; the sampler only ever tries it */
+	char json[ASIDE_SIZE];
+	int64_t ns; /* when it was read; 0: not yet */
+};
+
+enum { MEMORY_STAT, MEMORY_EVENTS, CGROUP_STAT, N_GROUP_FILES };
 
 /* All of the recorder's state. One instance, in the recorder's process, locked in memory. */
 static struct {
@@ -63,9 +78,9 @@ static struct {
 	_Atomic bool kmsg_drained;	 /* after the stop: nothing is left in the kernel log */
 
 	int dm_control;
-	pthread_mutex_t dm_lock; /* protects dm_json and dm_ns; the sampler only ever tries it */
-	char dm_json[DM_REPLY_SIZE];
-	int64_t dm_ns;
+	struct aside dm, groups;
+	int group_files[RECORDER_MAX_GROUPS][N_GROUP_FILES];
+	char stat[STAT_SIZE];
 
 	char text[TEXT_SIZE];
 	char line[LINE_SIZE];
@@ -114,17 +129,28 @@ static void sample_canary(struct jsonw *j, int64_t now)
 	atomic_store(&rec.box->head->live_canary_ms, (uint64_t)((max > pending ? max : pending) / NS_PER_MS));
 }
 
-static void sample_dm(struct jsonw *j, int64_t now)
+static void sample_aside(struct jsonw *j, const char *name, const char *content, struct aside *a, int64_t now)
 {
-	if (rec.dm_control < 0 || pthread_mutex_trylock(&rec.dm_lock) != 0)
+	if (pthread_mutex_trylock(&a->lock) != 0)
 		return;
-	if (rec.dm_ns) {
-		jsonw_object(j, "dm");
-		jsonw_fixed(j, "age_ms", (now - rec.dm_ns) / 1000, 3);
-		jsonw_raw(j, "targets", rec.dm_json);
+	if (a->ns) {
+		jsonw_object(j, name);
+		jsonw_fixed(j, "age_ms", (now - a->ns) / 1000, 3);
+		jsonw_raw(j, content, a->json);
 		jsonw_object_end(j);
 	}
-	pthread_mutex_unlock(&rec.dm_lock);
+	pthread_mutex_unlock(&a->lock);
+}
+
+static void publish(struct aside *a, const struct jsonw *j, int64_t ns)
+{
+	if (j->overflow)
+		return;
+	pthread_mutex_lock(&a->lock);
+	memcpy(a->json, j->buf, j->len);
+	a->json[j->len] = '\0';
+	a->ns = ns;
+	pthread_mutex_unlock(&a->lock);
 }
 
 static void sample_files(struct jsonw *j, struct sample_live *live)
@@ -188,7 +214,8 @@ static void take_sample(int64_t due, uint64_t missed)
 	jsonw_u64(&j, "missed", missed);
 	sample_files(&j, &live);
 	sample_canary(&j, clock_ns());
-	sample_dm(&j, clock_ns());
+	sample_aside(&j, "dm", "targets", &rec.dm, clock_ns());
+	sample_aside(&j, "cgroups", "groups", &rec.groups, clock_ns());
 	jsonw_fixed(&j, "took_ms", (clock_ns() - begin) / 1000, 3);
 	jsonw_object_end(&j);
 	len = jsonw_line(&j);
@@ -268,6 +295,12 @@ static bool kmsg_seq(const char *record, uint64_t *seq)
 	return end != comma + 1 && *end == ',';
 }
 
+/* By the facility in the first field: only what the kernel itself said can be an event of the kernel's. */
+static enum bb_type kmsg_type(const char *record)
+{
+	return strtoul(record, NULL, 10) >> LOG_FACILITY_SHIFT ? BB_USER_KMSG : BB_KMSG;
+}
+
 static void *kmsg_thread(void *unused)
 {
 	uint64_t expected = 0, seq;
@@ -285,7 +318,7 @@ static void *kmsg_thread(void *unused)
 				expected = seq + 1;
 				first = false;
 			}
-			bb_append(rec.box, BB_KMSG, rec.kmsg_record, (size_t)n);
+			bb_append(rec.box, kmsg_type(rec.kmsg_record), rec.kmsg_record, (size_t)n);
 			continue;
 		}
 		/* EPIPE: records were overwritten before we came. The gap in the sequence says how many. */
@@ -342,9 +375,16 @@ static void dm_status(struct jsonw *j, const char *name)
 	jsonw_str(j, name, (const char *)(spec + 1));
 }
 
+/* Wait for a thread's next turn, or for the stop. */
+static void rest(unsigned ms)
+{
+	for (unsigned waited = 0; waited < ms && !stopping(); waited += STOP_LOOK_MS)
+		clock_sleep_ms(STOP_LOOK_MS);
+}
+
 static void *dm_thread(void *unused)
 {
-	static char line[DM_REPLY_SIZE];
+	static char line[ASIDE_SIZE];
 
 	(void)unused;
 	while (!stopping()) {
@@ -356,17 +396,56 @@ static void *dm_thread(void *unused)
 		for (int i = 0; i < RECORDER_MAX_DM && rec.config.dm[i]; i++)
 			dm_status(&j, rec.config.dm[i]);
 		jsonw_object_end(&j);
-		if (!j.overflow) {
-			pthread_mutex_lock(&rec.dm_lock);
-			memcpy(rec.dm_json, line, j.len);
-			rec.dm_json[j.len] = '\0';
-			rec.dm_ns = begin;
-			pthread_mutex_unlock(&rec.dm_lock);
-		}
-		for (unsigned waited = 0; waited < rec.config.dm_ms && !stopping(); waited += 100)
-			clock_sleep_ms(100);
+		publish(&rec.dm, &j, begin);
+		rest(rec.config.dm_ms);
 	}
 	return NULL;
+}
+
+static void group_status(struct jsonw *j, int number)
+{
+	jsonw_object(j, rec.config.groups[number].name);
+	for (int i = 0; i < N_GROUP_FILES; i++) {
+		int fd = rec.group_files[number][i];
+		ssize_t n = fd < 0 ? -1 : pread(fd, rec.stat, sizeof(rec.stat), 0);
+
+		if (n > 0)
+			source_cgroup(j, rec.stat, (size_t)n);
+	}
+	jsonw_object_end(j);
+}
+
+static void *group_thread(void *unused)
+{
+	static char line[ASIDE_SIZE];
+
+	(void)unused;
+	while (!stopping()) {
+		int64_t begin = clock_ns();
+		struct jsonw j;
+
+		jsonw_init(&j, line, sizeof(line) - 1);
+		jsonw_object(&j, NULL);
+		for (int i = 0; i < RECORDER_MAX_GROUPS && rec.config.groups[i].name; i++)
+			group_status(&j, i);
+		jsonw_object_end(&j);
+		publish(&rec.groups, &j, begin);
+		rest(rec.config.group_ms);
+	}
+	return NULL;
+}
+
+static void open_groups(void)
+{
+	static const char *const names[N_GROUP_FILES] = { "memory.stat", "memory.events", "cgroup.stat" };
+	char path[PATH_MAX];
+
+	for (int i = 0; i < RECORDER_MAX_GROUPS && rec.config.groups[i].name; i++) {
+		for (int k = 0; k < N_GROUP_FILES; k++) {
+			snprintf(path, sizeof(path), "%s/%s", rec.config.groups[i].dir, names[k]);
+			rec.group_files[i][k] = open(path, O_RDONLY | O_CLOEXEC); /* the root has no memory.events */
+		}
+	}
 }
 
 static int start_thread(void *(*fn)(void *))
@@ -416,7 +495,9 @@ static int prepare(void)
 	rec.kmsg = rec.config.kmsg_fd ? rec.config.kmsg_fd : open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	rec.canary = rec.config.canary_ms ? open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC) : -1;
 	rec.dm_control = rec.config.dm[0] ? open("/dev/mapper/control", O_RDWR | O_CLOEXEC) : -1;
-	pthread_mutex_init(&rec.dm_lock, NULL);
+	open_groups();
+	pthread_mutex_init(&rec.dm.lock, NULL);
+	pthread_mutex_init(&rec.groups.lock, NULL);
 
 	/* Best effort on purpose: without the privilege the record says how late it was. */
 	sysfile_write("/proc/self/oom_score_adj", "-1000");
@@ -428,6 +509,8 @@ static int prepare(void)
 		err = start_thread(canary_thread);
 	if (!err && rec.dm_control >= 0)
 		err = start_thread(dm_thread);
+	if (!err && rec.config.groups[0].name)
+		err = start_thread(group_thread);
 	/* Last, so that the threads' stacks are locked with the rest. */
 	if (!err && mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
 		err = errno == EPERM || errno == ENOMEM ? 0 : -errno;

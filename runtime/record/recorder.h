@@ -4,8 +4,8 @@
  *
  * It must not need what the storm takes away. Before it reports ready it has opened every file, taken and locked all
  * its memory, and protected itself from the OOM killer; from then on it reads with pread(2) into fixed buffers and
- * formats into fixed buffers. What can block on the system under test (the workqueue canary, device-mapper ioctls)
- * has a thread of its own, so that the sampler is late only when the machine does not run it.
+ * formats into fixed buffers. What can block on the system under test (the workqueue canary, device-mapper ioctls,
+ * cgroup files) has a thread of its own, so that the sampler is late only when the machine does not run it.
  *
  * Every loss is counted: ticks left out, log records overwritten before they were read, records refused by a full box.
  */
@@ -16,14 +16,23 @@
 
 #include <sys/types.h>
 
-#define RECORDER_MAX_DM 64 /* device-mapper devices watched; dmtest's largest set needs 17 */
+#define RECORDER_MAX_DM	    64 /* device-mapper devices watched; dmtest's largest set needs 17 */
+#define RECORDER_MAX_GROUPS 8
+
+/* A cgroup (v2) to watch. Both strings must last as long as the recorder. */
+struct recorder_group {
+	const char *name; /* in the record: the path below the hierarchy's root, "/" for that */
+	const char *dir;
+};
 
 struct recorder_config {
 	unsigned period_ms;		 /* between samples: 10 to 60000; the suite uses 100 (10 Hz) */
 	unsigned canary_ms;		 /* between probes of the workqueues; 0: none */
 	unsigned dm_ms;			 /* between looks at the dm devices */
 	const char *dm[RECORDER_MAX_DM]; /* names; NULL ends them */
-	int kmsg_fd;			 /* > 0: a non-blocking stand-in for /dev/kmsg, for tests */
+	unsigned group_ms;		 /* between looks at the cgroups */
+	struct recorder_group groups[RECORDER_MAX_GROUPS + 1]; /* no name ends them */
+	int kmsg_fd; /* > 0: a non-blocking stand-in for /dev/kmsg, for tests */
 };
 
 struct recorder {

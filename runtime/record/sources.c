@@ -264,6 +264,45 @@ void source_slabinfo(struct jsonw *j, const char *text, size_t len)
 	jsonw_object_end(j);
 }
 
+void source_cgroup(struct jsonw *j, const char *text, size_t len)
+{
+	static const struct key wanted[] = {
+		KEY("anon"),
+		KEY("file"),
+		KEY("kernel"),
+		KEY("kernel_stack"),
+		KEY("percpu"),
+		KEY("sock"),
+		KEY("vmalloc"),
+		KEY("slab"),
+		KEY("slab_reclaimable"),
+		KEY("slab_unreclaimable"),
+		KEY("high"),
+		KEY("max"),
+		KEY("oom"),
+		KEY("oom_kill"),
+		KEY("oom_group_kill"),
+		KEY("nr_dying_descendants"),
+		KEY("nr_descendants"),
+	};
+	struct span all = { text, text + len }, line, word;
+
+	while (next_line(&all, &line)) {
+		uint64_t value;
+
+		if (!next_word(&line, &word))
+			continue;
+		for (size_t i = 0; i < sizeof(wanted) / sizeof(wanted[0]); i++) {
+			if ((size_t)(word.end - word.p) != wanted[i].len ||
+			    memcmp(word.p, wanted[i].text, wanted[i].len) != 0)
+				continue;
+			if (next_u64(&line, &value))
+				jsonw_u64(j, wanted[i].text, value);
+			break;
+		}
+	}
+}
+
 void source_zoneinfo(struct jsonw *j, const char *text, size_t len)
 {
 	struct span all = { text, text + len }, line, word;

@@ -25,6 +25,11 @@ void source_vmstat(struct jsonw *j, const char *text, size_t len, struct sample_
 void source_pressure(struct jsonw *j, const char *name, const char *text, size_t len);
 /* /proc/slabinfo: [active objects, objects, object bytes, KiB held] of each cache with objects. */
 void source_slabinfo(struct jsonw *j, const char *text, size_t len);
+/*
+ * A file of "name value" lines (memory.stat, memory.events, cgroup.stat of cgroup v2): members of the open object for
+ * those that speak about kernel memory, kills and dying groups, under the kernel's names and in its units (bytes).
+ */
+void source_cgroup(struct jsonw *j, const char *text, size_t len);
 /* /proc/zoneinfo: the Movable zones of all nodes added up. */
 void source_zoneinfo(struct jsonw *j, const char *text, size_t len);
 /* /proc/diskstats without loop and RAM disks. */

@@ -9,6 +9,7 @@
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
 #include "record/recorder.h"
+#include "record/slab.h"
 #include "record/wqtrace.h"
 #include "run/undo.h"
 
@@ -28,15 +29,17 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define BASELINE_MS    1000 /* recorded before the start line */
-#define COOL_DOWN_MS   1000 /* recorded after the load has ended */
-#define KILL_WAIT_MS   5000 /* after SIGKILL; what is still there then hangs in the kernel */
-#define TERM_WAIT_MS   2000
-#define TEARDOWN_S     15
-#define DM_PERIOD_MS   1000
-#define ROUND_PAUSE_MS 500	  /* of the bystander */
-#define TOOL_FILE_MAX  (4U << 20) /* of a tool's output, kept in the record */
-#define EVENT_SIZE     4096
+#define BASELINE_MS	1000 /* recorded before the start line */
+#define COOL_DOWN_MS	1000 /* recorded after the load has ended */
+#define KILL_WAIT_MS	5000 /* after SIGKILL; what is still there then hangs in the kernel */
+#define TERM_WAIT_MS	2000
+#define TEARDOWN_S	15
+#define DM_PERIOD_MS	1000
+#define GROUP_PERIOD_MS 1000
+#define SHRINK_S	10	   /* under emulation 150 caches take about one */
+#define ROUND_PAUSE_MS	500	   /* of the bystander */
+#define TOOL_FILE_MAX	(4U << 20) /* of a tool's output, kept in the record */
+#define EVENT_SIZE	4096
 
 /* Where events of this process go. Children inherit it: the box is shared memory. */
 static struct bb *events_to;
@@ -432,6 +435,33 @@ static int set_knob(const struct spec_knob *k)
 	return k->required ? err : 0;
 }
 
+/*
+ * Why memory does not go offline is a debug message since Linux 5.16 (mm/memory_hotplug.c). Best effort: not every
+ * kernel has dynamic debug, and the record says whether this one does.
+ */
+static void enable_offline_reasons(void)
+{
+	static const char path[] = "/proc/dynamic_debug/control";
+	char buf[EVENT_SIZE], line[512];
+	struct jsonw j;
+	bool on = false;
+	FILE *f;
+
+	if (undo_note("knob", path, "file mm/memory_hotplug.c -p") ||
+	    sysfile_write(path, "file mm/memory_hotplug.c +p"))
+		return;
+	f = fopen(path, "re");
+	while (f && !on && fgets(line, sizeof(line), f))
+		on = strstr(line, "mm/memory_hotplug.c:") && strstr(line, " =p ");
+	if (f)
+		fclose(f);
+	begin_event(&j, buf, "knob");
+	jsonw_str(&j, "name", OFFLINE_REASONS);
+	jsonw_str(&j, "value", "+p");
+	jsonw_str(&j, "read_back", on ? "+p" : "-p");
+	end_event(&j, "");
+}
+
 static int make_group(const char *role)
 {
 	char group[64], path[PATH_MAX];
@@ -480,6 +510,8 @@ static int set_up(struct cell_run *r, const char *work_dir)
 		err = load_modules(s->workloads[i].workload);
 	for (size_t i = 0; !err && i < s->n_knobs; i++)
 		err = set_knob(&s->knobs[i]);
+	if (!err)
+		enable_offline_reasons();
 	for (size_t i = 0; !err && i < s->n_workloads; i++) {
 		const struct spec_workload *w = &s->workloads[i];
 
@@ -499,6 +531,20 @@ static int set_up(struct cell_run *r, const char *work_dir)
 	return err;
 }
 
+/* All groups of the cell together and each alone; the root is the one that knows of all the dying. */
+static void watch_groups(struct recorder_config *config)
+{
+	static const char *const names[] = { "/", "/" CGROUP_PARENT, "/" CGROUP_PARENT "/" ROLE_WORKLOAD,
+					     "/" CGROUP_PARENT "/" ROLE_BYSTANDER, "/" CGROUP_PARENT "/" ROLE_HARNESS };
+	enum { N = sizeof(names) / sizeof(names[0]) };
+	static char dirs[N][PATH_MAX];
+
+	for (size_t i = 0; i < N; i++) {
+		scope_path(names[i] + 1, dirs[i], sizeof(dirs[i]));
+		config->groups[i] = (struct recorder_group){ .name = names[i], .dir = dirs[i] };
+	}
+}
+
 static int start_recorder(struct cell_run *r)
 {
 	static char names[RECORDER_MAX_DM][64];
@@ -506,9 +552,12 @@ static int start_recorder(struct cell_run *r)
 		.period_ms = r->spec->period_ms,
 		.canary_ms = r->spec->canary_ms,
 		.dm_ms = DM_PERIOD_MS,
+		.group_ms = GROUP_PERIOD_MS,
 	};
 	unsigned n = 0;
 	int err;
+
+	watch_groups(&config);
 
 	for (size_t i = 0; i < r->spec->n_workloads; i++) {
 		const struct cell *c = &r->cells[i];
@@ -527,6 +576,18 @@ static int start_recorder(struct cell_run *r)
 	else
 		spawn_event(ROLE_HARNESS, "hr-recorder", r->recorder.pid);
 	return err;
+}
+
+/* What the slab figures of the samples mean. They stand without it, but for their error. */
+static void describe_slab(struct bb *box)
+{
+	struct slab_files files;
+	int err;
+
+	slab_files_of_this_machine(&files);
+	err = slab_describe(box, &files);
+	if (err)
+		log_warn("slab caches: %s", strerror(-err));
 }
 
 /* An observer among others: where it cannot be had the box says why, and the cell goes on. */
@@ -587,6 +648,22 @@ static void run_load(struct cell_run *r)
 		cell_event("wq-trace-left", "%s",
 			   err == -EBUSY ? "the kernel takes its time to remove the trace instance"
 					 : "the follower of the workqueue tracepoints did not end");
+}
+
+/* In a child with a deadline: the shrink waits for kernel workers, and those may be what has failed. */
+static void shrink_slab(struct cell_run *r)
+{
+	pid_t parent = getpid(), pid = fork();
+	struct slab_files files;
+
+	if (pid == 0) {
+		spawn_die_with(parent);
+		setpgid(0, 0);
+		slab_files_of_this_machine(&files);
+		_exit(slab_shrink(r->box, &files) ? 1 : 0);
+	}
+	if (pid > 0 && wait_or_end(pid, clock_ns() + SHRINK_S * NS_PER_S) == -EBUSY)
+		r->stuck = true;
 }
 
 static void verify_data(struct cell_run *r)
@@ -683,6 +760,8 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 	if (!err)
 		err = set_up(&r, work_dir);
 	if (!err)
+		describe_slab(box);
+	if (!err)
 		start_wqtrace(&r);
 	if (!err)
 		err = start_recorder(&r);
@@ -695,6 +774,8 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 		mlockall(MCL_CURRENT);
 		start_line(&r);
 		run_load(&r);
+		if (!r.stuck)
+			shrink_slab(&r);
 		if (r.stuck)
 			cell_event("unverified", "a writer still hangs in the kernel: nothing to compare with");
 		else

@@ -22,4 +22,7 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 #define ROLE_HARNESS   "harness"
 #define CGROUP_PARENT  "headroom"
 
+/* The setting, as the record has it, that makes the kernel say why memory does not go offline: "+p" or "-p". */
+#define OFFLINE_REASONS "dynamic_debug mm/memory_hotplug.c"
+
 #endif

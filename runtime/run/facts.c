@@ -43,7 +43,8 @@ struct base {
 };
 
 struct counters {
-	struct base psi_full, psi_some, oom, allocstalls, pgscan_direct;
+	struct base psi_full, psi_some, oom, oom_events, allocstalls, pgscan_direct;
+	struct base dying; /* when the load had ended */
 };
 
 static void count(struct base *first, uint64_t *growth, uint64_t now)
@@ -55,7 +56,7 @@ static void count(struct base *first, uint64_t *growth, uint64_t now)
 
 static void slab_of_sample(struct facts *f, json_t *slab, double t, bool new_peak)
 {
-	uint64_t used = 0, held = 0;
+	uint64_t used = 0, at_least = 0, held = 0;
 	const char *name;
 	json_t *row;
 
@@ -80,12 +81,74 @@ static void slab_of_sample(struct facts *f, json_t *slab, double t, bool new_pea
 	if (!new_peak)
 		return;
 	json_object_foreach (slab, name, row) {
-		used += (uint64_t)json_integer_value(json_array_get(row, 0)) *
-			(uint64_t)json_integer_value(json_array_get(row, 2));
+		uint64_t active = (uint64_t)json_integer_value(json_array_get(row, 0));
+		uint64_t size = (uint64_t)json_integer_value(json_array_get(row, 2));
+		uint64_t slack = (uint64_t)integer(json_object_get(f->slack, name), "slack");
+
+		used += active * size;
+		at_least += active > slack ? (active - slack) * size : 0;
 		held += (uint64_t)json_integer_value(json_array_get(row, 3)) * 1024;
 	}
-	if (held)
-		f->utilisation_pct = 100.0 * (double)used / (double)held;
+	if (!held)
+		return;
+	f->utilisation_pct = 100.0 * (double)used / (double)held;
+	f->utilisation_least_pct = 100.0 * (double)at_least / (double)held;
+}
+
+/* Bytes in use and held, of slabinfo as an event has it. False if there is nothing. */
+static bool add_up_slab(json_t *slab, double *used, double *held)
+{
+	const char *name;
+	json_t *row;
+
+	*used = *held = 0;
+	json_object_foreach (slab, name, row) {
+		*used += json_number_value(json_array_get(row, 0)) * json_number_value(json_array_get(row, 2));
+		*held += json_number_value(json_array_get(row, 3)) * 1024;
+	}
+	return *held > 0;
+}
+
+static void slab_shrunk(struct facts *f, json_t *e)
+{
+	json_t *before = json_object_get(json_object_get(e, "before"), "slab");
+	json_t *after = json_object_get(json_object_get(e, "after"), "slab");
+	double used, held, held_before;
+
+	/* A cache that was not shrunk is not exact. */
+	if (integer(e, "not_shrunk") || !add_up_slab(before, &used, &held_before) || !add_up_slab(after, &used, &held))
+		return;
+	f->have_exact = true;
+	f->utilisation_exact_pct = 100.0 * used / held;
+	f->shrink_freed_kib = held_before > held ? (uint64_t)((held_before - held) / 1024) : 0;
+}
+
+static void groups_of_sample(struct facts *f, json_t *cgroups, double t, struct counters *first)
+{
+	json_t *groups = json_object_get(cgroups, "groups");
+	json_t *kills = json_object_get(json_object_get(groups, FACTS_GROUP), "oom_kill");
+	json_t *dying = json_object_get(json_object_get(groups, "/"), "nr_dying_descendants");
+	double read_t = t - number(cgroups, "age_ms") / 1000;
+	uint64_t n = (uint64_t)json_integer_value(dying);
+
+	if (json_is_integer(kills)) {
+		if (!f->have_oom_events)
+			f->oom_events.from_t = read_t;
+		f->have_oom_events = true;
+		count(&first->oom_events, &f->oom_events.kills, (uint64_t)json_integer_value(kills));
+		f->oom_events.to_t = read_t;
+	}
+	if (!json_is_integer(dying))
+		return;
+	f->have_dying = true;
+	if (n > f->dying_peak)
+		f->dying_peak = n;
+	if (!f->run_ended || read_t < f->run_end_t)
+		return;
+	if (!first->dying.have)
+		first->dying = (struct base){ true, n };
+	if (f->dying_half_life_s < 0 && first->dying.value && n <= first->dying.value / 2)
+		f->dying_half_life_s = read_t - f->run_end_t;
 }
 
 static uint64_t sum_prefix(json_t *object, const char *prefix)
@@ -140,8 +203,14 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 		count(&first->psi_full, &f->psi_full_us, (uint64_t)integer(psi, "full_us"));
 		count(&first->psi_some, &f->psi_some_us, (uint64_t)integer(psi, "some_us"));
 	}
-	if (json_object_get(vm, "oom_kill"))
-		count(&first->oom, &f->oom_counter, (uint64_t)integer(vm, "oom_kill"));
+	if (json_object_get(vm, "oom_kill")) {
+		if (!first->oom.have)
+			f->oom_counter.from_t = t;
+		f->oom_counter.to_t = t;
+		count(&first->oom, &f->oom_counter.kills, (uint64_t)integer(vm, "oom_kill"));
+	}
+	if (json_is_object(json_object_get(s, "cgroups")))
+		groups_of_sample(f, json_object_get(s, "cgroups"), t, first);
 	if (json_object_size(vm)) {
 		count(&first->allocstalls, &f->allocstalls, sum_prefix(vm, "allocstall"));
 		count(&first->pgscan_direct, &f->pgscan_direct, (uint64_t)integer(vm, "pgscan_direct"));
@@ -275,6 +344,10 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 	} else if (strcmp(kind, "snapshot-invalid") == 0) {
 		f->overflow = true;
 		keep_text(f->overflow_text, sizeof(f->overflow_text), e);
+	} else if (strcmp(kind, "slab-caches") == 0) {
+		json_object_update(f->slack, json_object_get(e, "caches"));
+	} else if (strcmp(kind, "slab-shrunk") == 0) {
+		slab_shrunk(f, e);
 	} else if (strncmp(kind, "wq-", 3) == 0) {
 		wq_trace_event(f, e, kind);
 	} else if (strcmp(kind, "done") == 0) {
@@ -349,16 +422,18 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 
 	memset(f, 0, sizeof(*f));
 	f->first_oom_t = f->first_lockup_t = f->first_hung_t = f->panic_t = FACTS_NEVER;
-	f->bystander_max_ms = -1;
+	f->bystander_max_ms = f->dying_half_life_s = -1;
+	f->slack = json_object();
 	f->metrics = json_object();
 	f->knobs = json_object();
 	f->phases = json_array();
 	f->victims = json_array();
 	for (; caches && *caches && f->n_caches < FACTS_MAX_CACHES; caches++)
 		f->caches[f->n_caches++].name = *caches;
-	err = each_line(cell_dir, "samples.jsonl", on_sample_line, &r, bad_lines);
+	/* The events first: they say what the samples' figures mean, and when the load was over. */
+	err = each_line(cell_dir, "events.jsonl", on_event_line, &r, bad_lines);
 	if (!err)
-		err = each_line(cell_dir, "events.jsonl", on_event_line, &r, bad_lines);
+		err = each_line(cell_dir, "samples.jsonl", on_sample_line, &r, bad_lines);
 	return err;
 }
 
@@ -368,4 +443,61 @@ void facts_free(struct facts *f)
 	json_decref(f->knobs);
 	json_decref(f->phases);
 	json_decref(f->victims);
+	json_decref(f->slack);
+}
+
+/* --- OOM kills --- */
+
+/* Kills that the log tells of, after `from` and up to `to`; of those of the cell's cgroups alone with `own`. */
+static uint64_t kills_in_log(const struct facts *f, double from, double to, bool own)
+{
+	uint64_t n = 0;
+	json_t *victim;
+	size_t i;
+
+	json_array_foreach (f->victims, i, victim) {
+		double t = number(victim, "t");
+
+		n += t > from && t <= to &&
+		     (!own || strncmp(string(victim, "cgroup"), FACTS_GROUP, strlen(FACTS_GROUP)) == 0);
+	}
+	return n;
+}
+
+static void disagree(struct kill_count *k, const char *who, uint64_t counted, uint64_t told)
+{
+	size_t len = strlen(k->why);
+
+	k->agree = false;
+	snprintf(k->why + len, sizeof(k->why) - len,
+		 "%s%s counts %" PRIu64 " OOM kill%s, the kernel log tells of %" PRIu64, len ? "; " : "", who, counted,
+		 counted == 1 ? "" : "s", told);
+}
+
+struct kill_count facts_count_kills(const struct facts *f)
+{
+	struct kill_count k = { .known = f->have_oom_counter, .agree = true, .kills = f->oom_log };
+	const double end = 1e18;
+	uint64_t counted, seen, later, all;
+
+	if (f->have_oom_counter) {
+		/* The log may tell of a kill a moment after it was counted, and of more than was read in time. */
+		counted = f->oom_counter.kills;
+		seen = kills_in_log(f, f->oom_counter.from_t, f->oom_counter.to_t, false);
+		later = kills_in_log(f, f->oom_counter.to_t, end, false);
+		if (counted < seen || counted > seen + later)
+			disagree(&k, "vmstat", counted, counted < seen ? seen : seen + later);
+		if (counted > seen)
+			later -= counted - seen < later ? counted - seen : later;
+		k.kills = counted + later;
+	}
+	if (f->have_oom_events) {
+		counted = f->oom_events.kills;
+		seen = kills_in_log(f, f->oom_events.from_t, f->oom_events.to_t, true);
+		/* The kernel leaves a victim's cgroup out of many reports, so any of them may have been of these. */
+		all = kills_in_log(f, f->oom_events.from_t, end, false);
+		if (counted < seen || counted > all)
+			disagree(&k, "memory.events of " FACTS_GROUP, counted, counted < seen ? seen : all);
+	}
+	return k;
 }

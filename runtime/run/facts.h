@@ -11,7 +11,8 @@
 #include <jansson.h>
 
 #define FACTS_MAX_CACHES 16
-#define FACTS_NEVER	 (-1e18) /* a time that did not come; t is negative before the start line */
+#define FACTS_GROUP	 "/headroom" /* the cgroup that holds a cell's, as it is called in the record */
+#define FACTS_NEVER	 (-1e18)     /* a time that did not come; t is negative before the start line */
 
 struct cache_peak {
 	const char *name;
@@ -26,9 +27,26 @@ struct facts {
 	unsigned cpus; /* of the machine; set by the caller before an attestation */
 	bool have_slab, have_mem, have_psi, have_oom_counter, have_canary;
 	uint64_t slab_peak_kib, available_min_kib, memtotal_kib;
-	double slab_peak_t, utilisation_pct; /* of all caches together at the peak of unreclaimable slab */
-	uint64_t psi_full_us, psi_some_us;   /* growth of memory pressure from the start line on */
-	uint64_t oom_counter;		     /* growth of vmstat's oom_kill over the record */
+	/*
+	 * Of all caches together at the peak of unreclaimable slab: as the kernel counts, which is the most it can be,
+	 * and the least it can be, if all that CPUs may keep for themselves is free. Then after a shrink, exactly.
+	 */
+	double slab_peak_t, utilisation_pct, utilisation_least_pct, utilisation_exact_pct;
+	bool have_slack, have_exact;
+	json_t *slack;		   /* object: cache -> objects that may count as in use though they are free; owned */
+	uint64_t shrink_freed_kib; /* by the shrink */
+	uint64_t psi_full_us, psi_some_us; /* growth of memory pressure from the start line on */
+	/* Growth of vmstat's oom_kill, and of the oom_kill of the cell's own cgroups, between two moments each. */
+	struct {
+		uint64_t kills;
+		double from_t, to_t;
+	} oom_counter, oom_events;
+	bool have_oom_events;
+	/* cgroups that were removed and not freed */
+	bool have_dying;
+	uint64_t dying_peak;
+	double dying_half_life_s; /* from the load's end until half of those left then were gone; < 0: it did not come
+				   */
 	uint64_t allocstalls, pgscan_direct;
 	double canary_max_ms, canary_max_t;
 	double bystander_max_ms; /* < 0: not known */
@@ -59,6 +77,17 @@ struct facts {
 	json_t *phases;	 /* array of {name, t}; owned */
 	json_t *victims; /* array; owned */
 };
+
+/* How many tasks the OOM killer killed, and whether all who count them agree. */
+struct kill_count {
+	uint64_t kills;
+	bool known; /* somebody counted */
+	bool agree;
+	char why[200]; /* not */
+};
+
+/* By the counters first; by the log for what came after their last reading, or where there are none. */
+struct kill_count facts_count_kills(const struct facts *f);
 
 /* The peak of a watched cache, or NULL if it never had an object. */
 const struct cache_peak *facts_cache(const struct facts *f, const char *name);

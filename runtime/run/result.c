@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/sysfile.h"
 #include "record/extract.h"
+#include "run/cell.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -289,6 +290,7 @@ static void metrics_json(struct metrics *m, const struct facts *f, const struct 
 	bool have_wq_watchdog = f->wq_lockups || config_may_have(config, "CONFIG_WQ_WATCHDOG");
 	bool have_hung_task = f->hung_tasks || config_may_have(config, "CONFIG_DETECT_HUNG_TASK");
 	double failure = first_failure(f, x->guest ? x->guest->end : GUEST_OFF);
+	struct kill_count kills = facts_count_kills(f);
 	bool log = kmsg_records > 0; /* the kernel log was followed */
 
 	m->values = json_object();
@@ -296,8 +298,7 @@ static void metrics_json(struct metrics *m, const struct facts *f, const struct 
 	add_real(m, f->run_ended && !f->workload_killed && !f->stuck, "elapsed_s", f->run_end_t, "s", LESS,
 		 "time to finish the load");
 	add_real(m, failure < 1e18, "time_to_failure_s", failure, "s", MORE, "time to the first failure");
-	add_int(m, f->have_oom_counter || log, "oom_kills", f->oom_counter > f->oom_log ? f->oom_counter : f->oom_log,
-		"", LESS, "OOM kills");
+	add_int(m, kills.known || log, "oom_kills", kills.kills, "", LESS, "OOM kills");
 	/* Where the detector is not compiled in, no report is no figure. */
 	add_int(m, log && have_wq_watchdog, "wq_lockups", f->wq_lockups, "", LESS,
 		"workqueue lockups reported by the kernel");
@@ -313,6 +314,15 @@ static void metrics_json(struct metrics *m, const struct facts *f, const struct 
 	add_cache_peaks(m, f);
 	add_real(m, f->have_slab && f->utilisation_pct > 0, "slab_utilisation_pct", f->utilisation_pct, "%", MORE,
 		 "slab memory in use by objects, at that moment");
+	add_real(m, f->have_slab && f->utilisation_pct > 0 && json_object_size(f->slack), "slab_utilisation_least_pct",
+		 f->utilisation_least_pct, "%", MORE, "the same, if all that CPUs may keep for themselves is free");
+	add_real(m, f->have_exact, "slab_utilisation_exact_pct", f->utilisation_exact_pct, "%", MORE,
+		 "slab memory in use by objects, after a shrink at the end");
+	add_int(m, f->have_exact, "slab_shrink_freed_kib", f->shrink_freed_kib, "KiB", LESS,
+		"slab memory that the shrink gave back");
+	add_int(m, f->have_dying, "dying_cgroups_peak", f->dying_peak, "", LESS, "cgroups removed and not freed");
+	add_real(m, f->dying_half_life_s >= 0, "dying_cgroups_half_life_s", f->dying_half_life_s, "s", LESS,
+		 "until half of those left by the load were freed");
 	add_int(m, f->have_mem, "available_min_kib", f->available_min_kib, "KiB", MORE, "MemAvailable at its lowest");
 	add_real(m, f->have_psi, "psi_memory_full_s", (double)f->psi_full_us / 1e6, "s", LESS,
 		 "all tasks waiting for memory (PSI full)");
@@ -365,6 +375,7 @@ static json_t *detectors_json(const struct facts *f, const struct config *c, con
 			      uint64_t kmsg_records)
 {
 	json_t *all = json_object(), *d;
+	const char *offline;
 	char value[64];
 
 	json_object_set_new(all, "oom-log", detector(kmsg_records > 0, "nothing of the kernel log was read"));
@@ -382,6 +393,7 @@ static json_t *detectors_json(const struct facts *f, const struct config *c, con
 	config_value(c, "CONFIG_RCU_CPU_STALL_TIMEOUT", value, sizeof(value));
 	if (*value && strcmp(value, "n") != 0)
 		put_real(d, "threshold_s", strtod(value, NULL));
+	put_threshold(d, f, "rcupdate.rcu_cpu_stall_timeout", 1);
 	json_object_set_new(all, "rcu-stall", d);
 	d = detector(f->have_canary, spec->canary_ms ? "this kernel has no vm.stat_refresh" : "switched off");
 	if (f->have_canary) {
@@ -396,7 +408,26 @@ static json_t *detectors_json(const struct facts *f, const struct config *c, con
 		put_real(d, "threshold_s", spec->wq_trace_ms / 1000.0);
 	json_object_set_new(all, "wq-trace", d);
 	json_object_set_new(all, "psi", detector(f->have_psi, "no /proc/pressure"));
+	offline = json_string_value(json_object_get(f->knobs, OFFLINE_REASONS));
+	json_object_set_new(all, "offline-reasons",
+			    detector(offline && strcmp(offline, "+p") == 0, "this kernel has no dynamic debug for it"));
 	return all;
+}
+
+static json_t *oom_json(const struct facts *f)
+{
+	struct kill_count kills = facts_count_kills(f);
+	json_t *oom = json_object();
+
+	if (f->have_oom_counter)
+		put_int(oom, "vmstat", f->oom_counter.kills);
+	if (f->have_oom_events)
+		put_int(oom, "memory_events", f->oom_events.kills);
+	put_int(oom, "log", f->oom_log);
+	json_object_set_new(oom, "agree", json_boolean(kills.agree));
+	if (!kills.agree)
+		json_put_text(oom, "why", kills.why);
+	return oom;
 }
 
 static json_t *watch_json(const char *const *caches)
@@ -417,12 +448,14 @@ static json_t *samples_json(const struct bb *box, const struct extract_result *e
 	put_int(s, "missed", atomic_load(&head->samples_missed));
 	put_real(s, "late_max_ms", (double)atomic_load(&head->late_max_ns) / 1e6);
 	put_int(s, "kmsg_lost", atomic_load(&head->kmsg_lost));
+	put_int(s, "kmsg_dropped", e->kmsg_dropped);
+	put_int(s, "dropped", atomic_load(&head->dropped[BB_SAMPLES]));
 	put_int(s, "box_lost", atomic_load(&head->lost));
 	put_int(s, "box_torn", e->torn);
 	put_int(s, "bad_lines", e->bad_lines + bad_lines);
 	put_int(s, "kmsg_records", e->kmsg_records);
 	put_int(s, "console_records", e->console_records);
-	put_int(s, "box_bytes", atomic_load(&head->tail) - BB_LOG_OFFSET);
+	put_int(s, "box_bytes", bb_bytes(box));
 	return s;
 }
 
@@ -523,6 +556,7 @@ int result_write(const char *cell_dir, const struct bb *box, const struct result
 	json_object_set_new(cell, "metrics", metrics.values);
 	json_object_set_new(cell, "units", metrics.units);
 	json_object_set(cell, "victims", f.victims);
+	json_object_set_new(cell, "oom", oom_json(&f));
 	json_object_set_new(cell, "detectors", detectors_json(&f, &config, x->spec, extracted.kmsg_records));
 	json_object_set_new(cell, "watch", watch_json(caches));
 	json_object_set(cell, "phases", f.phases);

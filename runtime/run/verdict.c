@@ -43,16 +43,12 @@ static void say(struct judgement *j, const char *fmt, ...)
 	va_end(ap);
 }
 
-static uint64_t oom_kills(const struct facts *f)
-{
-	return f->oom_counter > f->oom_log ? f->oom_counter : f->oom_log;
-}
-
 /* The findings, most serious first: the first one that holds gives the verdict, all of them stand in the reason. */
 static enum verdict from_findings(const struct facts *f, enum guest_end end, struct judgement *j)
 {
 	enum verdict v = VERDICT_OK;
-	uint64_t kills = oom_kills(f);
+	struct kill_count counted = facts_count_kills(f);
+	uint64_t kills = counted.kills;
 
 #define FOUND(which) (v == VERDICT_OK ? (v = (which)) : v)
 	if (f->corrupt) {
@@ -79,6 +75,8 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 			snprintf(j->reason + len, sizeof(j->reason) - len, ", first at %.1f s: %s", f->first_oom_t,
 				 f->first_victim);
 		}
+		if (!counted.agree)
+			say(j, "%s", counted.why);
 	}
 	if (f->oopses) {
 		FOUND(VERDICT_PANIC);

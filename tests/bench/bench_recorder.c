@@ -62,8 +62,7 @@ static int record(unsigned period_ms)
 		;
 	err = recorder_stop(&recorder);
 	printf("%" PRIu64 " %" PRIu64 " %" PRIu64 " %" PRIu64 "\n", atomic_load(&box.head->samples_taken),
-	       atomic_load(&box.head->samples_missed), atomic_load(&box.head->late_max_ns),
-	       atomic_load(&box.head->tail) - BB_LOG_OFFSET);
+	       atomic_load(&box.head->samples_missed), atomic_load(&box.head->late_max_ns), bb_bytes(&box));
 	return err ? 4 : 0;
 }
 
