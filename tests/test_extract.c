@@ -295,6 +295,28 @@ static void a_pid_used_again_takes_the_newer_role(void **state)
 	json_decref(events);
 }
 
+/* The rest of a memory.oom.group is named without its cgroup; a load has children that nobody told of. */
+static void a_child_nobody_told_of_takes_the_role_of_its_name(void **state)
+{
+	json_t *events;
+
+	(void)state;
+	put(BB_EVENT,
+	    "{\"t\":7.000000,\"kind\":\"spawn\",\"role\":\"workload\",\"comm\":\"a-name-longer-than-a-task-has\","
+	    "\"pid\":300,\"raw\":\"\"}\n");
+	put(BB_EVENT,
+	    "{\"t\":77.000000,\"kind\":\"spawn\",\"role\":\"harness\",\"comm\":\"a-name-longer-than-a-task-has\","
+	    "\"pid\":301,\"raw\":\"\"}\n"); /* not yet */
+	kmsg(MARK);
+	oom_kill(12000000, 301, "a-name-longer-t", NULL);
+	oom_kill(22000000, 302, "a-name", NULL);
+	extract();
+	events = lines_of("events.jsonl");
+	assert_string_equal(string(victim_of(events, "a-name-longer-t"), "role"), "workload");
+	assert_string_equal(string(victim_of(events, "a-name"), "role"), "bystander");
+	json_decref(events);
+}
+
 static void the_kernel_log_is_kept_as_it_was(void **state)
 {
 	char *log;
@@ -699,6 +721,7 @@ int main(void)
 		TEST(events_come_out_in_order_of_time),
 		TEST(a_victims_role_is_its_cgroup_else_its_pid_else_bystander),
 		TEST(a_pid_used_again_takes_the_newer_role),
+		TEST(a_child_nobody_told_of_takes_the_role_of_its_name),
 		TEST(the_kernel_log_is_kept_as_it_was),
 		TEST(the_console_goes_on_where_the_box_ends),
 		TEST(the_console_is_matched_although_stamps_run_back),

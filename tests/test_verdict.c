@@ -292,6 +292,10 @@ static void kills_are_counted_by_the_counters_and_checked_by_the_log(void **stat
 		  "vmstat counts 1 OOM kill, the kernel log tells of 0" },
 		{ "the log tells of one that nobody counted", VM("-1", "0") VM("9.0", "0"),
 		  KILL("5.0", "fio", "workload"), 0, "vmstat counts 0 OOM kills, the kernel log tells of 1" },
+		{ "the kernel counted one task twice", VM("-1", "0") VM("9.0", "3"),
+		  KERNEL("5.0", "memcg-oom-kill", "\"times\":2,\"victim\":{\"comm\":\"a\"},")
+			  KERNEL("5.1", "memcg-oom-kill", "\"victim\":{\"comm\":\"b\"},"),
+		  2, NULL },
 		{ "no counter", "{\"t\":1}\n", KILL("5.0", "fio", "workload"), 1, NULL },
 		{ "the cgroups agree", GROUP("-1", "0", "0") GROUP("9.0", "100", "1"), IN_GROUP("8.0"), 1, NULL },
 		{ "read before the kill", GROUP("-1", "0", "0") GROUP("9.0", "1000", "0"), IN_GROUP("8.5"), 1, NULL },

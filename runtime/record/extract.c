@@ -26,8 +26,10 @@ struct line {
 };
 
 struct role {
+	int64_t t_ns; /* since when it plays it */
 	int64_t pid;
 	char name[24];
+	char comm[16]; /* as long as a task's name can be */
 };
 
 /* Lines of the kernel log that were overwritten before they were read: the first that was read after them. */
@@ -137,17 +139,20 @@ static void on_sample(struct extraction *x, const char *data, size_t len)
 	x->result->samples++;
 }
 
-static void learn_role(struct extraction *x, const char *data, size_t len)
+static void learn_role(struct extraction *x, int64_t t_ns, const char *data, size_t len)
 {
 	json_t *event = json_loadb(data, len, 0, NULL);
 	const char *kind = json_string_value(json_object_get(event, "kind"));
 	const char *role = json_string_value(json_object_get(event, "role"));
+	const char *comm = json_string_value(json_object_get(event, "comm"));
 
 	if (kind && role && strcmp(kind, "spawn") == 0 && x->n_roles < MAX_ROLES) {
 		struct role *r = &x->roles[x->n_roles++];
 
+		r->t_ns = t_ns;
 		r->pid = json_integer_value(json_object_get(event, "pid"));
 		snprintf(r->name, sizeof(r->name), "%s", role);
+		snprintf(r->comm, sizeof(r->comm), "%s", comm ? comm : "");
 	}
 	json_decref(event);
 }
@@ -192,7 +197,7 @@ static void on_harness_event(struct extraction *x, const char *data, size_t len)
 		learn_gap(x, data, len);
 		return;
 	}
-	learn_role(x, data, len);
+	learn_role(x, ns - x->start_ns, data, len);
 	n = snprintf(head, sizeof(head), "{\"t\":%.6f,\"source\":\"harness\"", (double)(ns - x->start_ns) / 1e9);
 	line = malloc((size_t)n + len);
 	if (!line) {
@@ -205,35 +210,49 @@ static void on_harness_event(struct extraction *x, const char *data, size_t len)
 	free(line);
 }
 
-/* The part a victim played: by its cgroup, which the report names, or by its pid where the kernel left that out. */
-static const char *role_of(const struct extraction *x, const struct klog_oom *oom)
+/*
+ * The part a victim played: by its cgroup, which the report names; where the kernel left that out, by its pid, or by
+ * the name it has from one whose pid is known: a load has children.
+ */
+static const char *role_of(const struct extraction *x, const struct klog_oom *oom, int64_t t_ns)
 {
 	static const char prefix[] = "/headroom/";
 	static const char *const groups[] = { "workload", "bystander", "harness" };
+	const struct role *by_name = NULL;
 
 	if (strncmp(oom->victim_cgroup, prefix, sizeof(prefix) - 1) == 0)
 		for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
 			if (strcmp(oom->victim_cgroup + sizeof(prefix) - 1, groups[i]) == 0)
 				return groups[i];
-	for (size_t i = x->n_roles; i > 0; i--) /* newest first: pids are used again */
-		if (x->roles[i - 1].pid == oom->victim_pid)
-			return x->roles[i - 1].name;
-	return "bystander";
+	/* Newest first, of those that had begun: pids and names are used again. */
+	for (size_t i = x->n_roles; i > 0; i--) {
+		const struct role *r = &x->roles[i - 1];
+
+		if (r->t_ns > t_ns)
+			continue;
+		if (r->pid == oom->victim_pid)
+			return r->name;
+		if (!by_name && *r->comm && strncmp(r->comm, oom->victim_comm, sizeof(r->comm) - 1) == 0)
+			by_name = r;
+	}
+	return by_name ? by_name->name : "bystander";
 }
 
 static void on_kernel_event(struct klog_event *ev, void *arg)
 {
 	struct extraction *x = arg;
 	struct jsonw j;
+	int64_t t_ns;
 
 	if (ev->usec != KLOG_NONE && ev->usec > MAX_US)
 		ev->usec = KLOG_NONE;
+	t_ns = ev->usec == KLOG_NONE ? INT64_MAX : ev->usec * 1000 + x->kernel_offset_ns;
 	if (ev->kind == KLOG_OOM_KILL || ev->kind == KLOG_MEMCG_OOM_KILL)
-		ev->role = role_of(x, &ev->oom);
+		ev->role = role_of(x, &ev->oom, t_ns);
 	jsonw_init(&j, x->json, sizeof(x->json));
 	klog_event_json(&j, ev, x->kernel_offset_ns);
 	if (!j.overflow)
-		keep_line(x, ev->usec == KLOG_NONE ? INT64_MAX : ev->usec * 1000 + x->kernel_offset_ns, j.buf, j.len);
+		keep_line(x, t_ns, j.buf, j.len);
 	else
 		x->result->bad_lines++;
 }

@@ -90,6 +90,7 @@ static void put_oom(struct jsonw *j, const struct klog_event *ev)
 		jsonw_bool(j, "reaped", o->reaped);
 		if (o->group)
 			jsonw_bool(j, "group", true);
+		put_number(j, "times", ev->count);
 	}
 	if (o->tasks) {
 		jsonw_u64(j, "tasks", o->tasks);

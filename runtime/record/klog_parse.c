@@ -533,7 +533,7 @@ static void remember_oom(struct klog *k, const struct klog_line *l, const struct
 	k->oom.oom.slab_n = 0;
 }
 
-/* The kernel names the first victim of a memory.oom.group twice; a task dies once. */
+/* The kernel names, and counts, the first victim of a memory.oom.group twice; a task dies once. */
 static bool killed_already(struct klog *k, const struct klog_line *l, int64_t pid, const char *comm, size_t comm_len)
 {
 	for (int i = 0; i < KLOG_OPEN_MAX; i++) {
@@ -542,6 +542,7 @@ static bool killed_already(struct klog *k, const struct klog_line *l, int64_t pi
 		if (s->open && s->killed && s->ev.oom.victim_pid == pid && strlen(s->ev.oom.victim_comm) == comm_len &&
 		    memcmp(s->ev.oom.victim_comm, comm, comm_len) == 0) {
 			klog_slot_add(k, s, l);
+			s->ev.count = s->ev.count < 2 ? 2 : s->ev.count + 1;
 			return true;
 		}
 	}

@@ -240,6 +240,8 @@ static void on_kill(struct facts *f, json_t *e, double t)
 	if (json_is_object(row)) {
 		json_object_set_new(row, "t", json_real(t));
 		json_object_set_new(row, "constraint", json_string(constraint));
+		if (integer(e, "times") > 1)
+			json_object_set(row, "times", json_object_get(e, "times"));
 		json_array_append_new(f->victims, row);
 	}
 }
@@ -448,18 +450,25 @@ void facts_free(struct facts *f)
 
 /* --- OOM kills --- */
 
-/* Kills that the log tells of, after `from` and up to `to`; of those of the cell's cgroups alone with `own`. */
-static uint64_t kills_in_log(const struct facts *f, double from, double to, bool own)
+/*
+ * Kills that the log tells of, after `from` and up to `to`; of those of the cell's cgroups alone with `own`. A task
+ * that the kernel killed more than once is as many kills to its counters; *again gets what it is too many.
+ */
+static uint64_t kills_in_log(const struct facts *f, double from, double to, bool own, uint64_t *again)
 {
 	uint64_t n = 0;
 	json_t *victim;
 	size_t i;
 
 	json_array_foreach (f->victims, i, victim) {
+		uint64_t times = integer(victim, "times") > 1 ? (uint64_t)integer(victim, "times") : 1;
 		double t = number(victim, "t");
 
-		n += t > from && t <= to &&
-		     (!own || strncmp(string(victim, "cgroup"), FACTS_GROUP, strlen(FACTS_GROUP)) == 0);
+		if (t <= from || t > to ||
+		    (own && strncmp(string(victim, "cgroup"), FACTS_GROUP, strlen(FACTS_GROUP)) != 0))
+			continue;
+		n += times;
+		*again += times - 1;
 	}
 	return n;
 }
@@ -478,24 +487,24 @@ struct kill_count facts_count_kills(const struct facts *f)
 {
 	struct kill_count k = { .known = f->have_oom_counter, .agree = true, .kills = f->oom_log };
 	const double end = 1e18;
-	uint64_t counted, seen, later, all;
+	uint64_t counted, seen, later, all, again = 0, unused = 0;
 
 	if (f->have_oom_counter) {
 		/* The log may tell of a kill a moment after it was counted, and of more than was read in time. */
 		counted = f->oom_counter.kills;
-		seen = kills_in_log(f, f->oom_counter.from_t, f->oom_counter.to_t, false);
-		later = kills_in_log(f, f->oom_counter.to_t, end, false);
+		seen = kills_in_log(f, f->oom_counter.from_t, f->oom_counter.to_t, false, &again);
+		later = kills_in_log(f, f->oom_counter.to_t, end, false, &again);
 		if (counted < seen || counted > seen + later)
 			disagree(&k, "vmstat", counted, counted < seen ? seen : seen + later);
 		if (counted > seen)
 			later -= counted - seen < later ? counted - seen : later;
-		k.kills = counted + later;
+		k.kills = counted + later > again ? counted + later - again : 0;
 	}
 	if (f->have_oom_events) {
 		counted = f->oom_events.kills;
-		seen = kills_in_log(f, f->oom_events.from_t, f->oom_events.to_t, true);
+		seen = kills_in_log(f, f->oom_events.from_t, f->oom_events.to_t, true, &unused);
 		/* The kernel leaves a victim's cgroup out of many reports, so any of them may have been of these. */
-		all = kills_in_log(f, f->oom_events.from_t, end, false);
+		all = kills_in_log(f, f->oom_events.from_t, end, false, &unused);
 		if (counted < seen || counted > all)
 			disagree(&k, "memory.events of " FACTS_GROUP, counted, counted < seen ? seen : all);
 	}

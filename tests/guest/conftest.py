@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: MIT
 """Runs of the real program, with guests of a real kernel. Everything below a test's own directory."""
+import collections
 import json
 import os
 import pathlib
@@ -90,6 +91,22 @@ def lines(run, name, file):
 
 def journal(run):
     return [json.loads(line) for line in (run / "journal.jsonl").read_text().splitlines()]
+
+
+def event_key(event):
+    """What tells an event of the kernel from another of its kind, wherever it was read."""
+    victim = event.get("victim", {})
+    return (event["kind"], victim.get("pid"), victim.get("comm"), event.get("task"), event.get("reason"), event.get("seconds"))
+
+
+def assert_console_events_once(run, name):
+    """Every event that stands in the serial console's log is in the record, as often as it stands there."""
+    console = headroom("events", run / "cells" / name / "console.log")
+    assert console.returncode == 0, console.stderr
+    seen = collections.Counter(event_key(json.loads(line)) for line in console.stdout.splitlines())
+    told = collections.Counter(event_key(e) for e in lines(run, name, "events.jsonl") if e["source"] != "harness")
+    assert {key: told[key] for key in seen} == seen
+    return seen
 
 
 @pytest.fixture
