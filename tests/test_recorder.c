@@ -415,6 +415,38 @@ static void a_full_box_costs_the_oldest_samples_and_no_event(void **state)
 	bb_unmap(&box);
 }
 
+/* In the first and in the last, and where nothing moves only now and then between. */
+static void slabinfo_is_left_out_while_the_slab_stands_still(void **state)
+{
+	struct bb box = fresh_box(32 << 20);
+	struct recorder_config config = { .period_ms = PERIOD_MS, .slab_ms = 60000 };
+	struct recorder recorder;
+	struct bb_cursor c;
+	struct bb_record r;
+	unsigned n = 0, with = 0;
+	bool last = false;
+
+	(void)state;
+	if (access("/proc/slabinfo", R_OK) < 0)
+		skip();
+	assert_int_equal(recorder_start(&recorder, &box, &config), 0);
+	wait_for(&box.head->samples_taken, 30);
+	assert_int_equal(recorder_stop(&recorder), 0);
+	c = bb_read(&box, BB_SAMPLES);
+	while (bb_next(&c, &r)) {
+		json_t *sample = json_loadb(r.data, r.len, 0, NULL);
+
+		last = json_object_get(sample, "slab") != NULL;
+		with += last;
+		if (!n++)
+			assert_true(last);
+		json_decref(sample);
+	}
+	assert_true(last);
+	assert_true(with < n);
+	bb_unmap(&box);
+}
+
 /*
  * As fast as a machine can talk, which is faster than any kernel log: what came through the log is in the box, or was
  * given up for newer lines, and both are counted. The rate itself is a benchmark's business.
@@ -473,6 +505,7 @@ int main(void)
 		cmocka_unit_test(an_overrun_of_the_kernel_log_is_counted_from_the_gap),
 		cmocka_unit_test(every_tick_is_a_sample_or_is_counted_as_missed),
 		cmocka_unit_test(a_full_box_costs_the_oldest_samples_and_no_event),
+		cmocka_unit_test(slabinfo_is_left_out_while_the_slab_stands_still),
 		cmocka_unit_test(of_a_flood_every_line_is_kept_or_counted),
 	};
 

@@ -39,6 +39,8 @@
 #define ASIDE_SIZE	   16384
 #define STAT_SIZE	   8192 /* memory.stat of 7.2 has 3 KiB */
 
+#define SLAB_MOVED 100 /* a hundredth of it */
+
 /* Shared with the process that started us. */
 struct recorder_shared {
 	_Atomic int ready; /* 1, or -errno */
@@ -68,6 +70,8 @@ static struct {
 	struct recorder_config config;
 	struct recorder_shared *shared;
 	int files[N_FILES];
+	uint64_t slab_kib; /* all slab when slabinfo was last read, and when that was */
+	int64_t slab_ns;
 	int kmsg;
 	int wake; /* an eventfd that ends the wait for the kernel log */
 
@@ -153,6 +157,20 @@ static void publish(struct aside *a, const struct jsonw *j, int64_t ns)
 	pthread_mutex_unlock(&a->lock);
 }
 
+static bool slab_is_due(uint64_t kib)
+{
+	int64_t now = clock_ns();
+	uint64_t moved = kib > rec.slab_kib ? kib - rec.slab_kib : rec.slab_kib - kib;
+
+	/* No meminfo, no reason to leave it out. */
+	if (kib && moved < rec.slab_kib / SLAB_MOVED && now - rec.slab_ns < rec.config.slab_ms * NS_PER_MS &&
+	    !stopping())
+		return false;
+	rec.slab_kib = kib;
+	rec.slab_ns = now;
+	return true;
+}
+
 static void sample_files(struct jsonw *j, struct sample_live *live)
 {
 	bool in_psi = false;
@@ -160,7 +178,7 @@ static void sample_files(struct jsonw *j, struct sample_live *live)
 	for (int i = 0; i < N_FILES; i++) {
 		size_t len;
 
-		if (rec.files[i] < 0)
+		if (rec.files[i] < 0 || (i == SLABINFO && !slab_is_due(live->slab_kib)))
 			continue;
 		if (in_psi && (i < PSI_MEMORY || i > PSI_CPU)) {
 			jsonw_object_end(j);
@@ -477,6 +495,7 @@ static void warm_up(void)
 	memset(rec.kmsg_record, 1, sizeof(rec.kmsg_record));
 	jsonw_init(&j, rec.line, sizeof(rec.line));
 	sample_files(&j, &live);
+	rec.slab_kib = 0; /* that was no sample */
 	/* Refused for the memory of a PCI device, which is mapped whole from the beginning, and before Linux 5.14. */
 	madvise(rec.box->head, rec.box->size, MADV_POPULATE_WRITE);
 }

@@ -19,6 +19,13 @@
 #define RECORDER_MAX_DM	    64 /* device-mapper devices watched; dmtest's largest set needs 17 */
 #define RECORDER_MAX_GROUPS 8
 
+/*
+ * slabinfo costs more than all other files together, and reading it takes the locks that the load needs. It is in every
+ * sample while the slab grows or shrinks, by a hundredth since it was last read; else once in this time, and in the
+ * last sample.
+ */
+#define RECORDER_SLAB_MS 1000
+
 /* A cgroup (v2) to watch. Both strings must last as long as the recorder. */
 struct recorder_group {
 	const char *name; /* in the record: the path below the hierarchy's root, "/" for that */
@@ -27,6 +34,7 @@ struct recorder_group {
 
 struct recorder_config {
 	unsigned period_ms;		 /* between samples: 10 to 60000; the suite uses 100 (10 Hz) */
+	unsigned slab_ms;		 /* see RECORDER_SLAB_MS; 0: slabinfo is in every sample */
 	unsigned canary_ms;		 /* between probes of the workqueues; 0: none */
 	unsigned dm_ms;			 /* between looks at the dm devices */
 	const char *dm[RECORDER_MAX_DM]; /* names; NULL ends them */

@@ -129,7 +129,9 @@ void source_meminfo(struct jsonw *j, const char *text, size_t len, struct sample
 				continue;
 			if (next_u64(&line, &kib)) {
 				jsonw_u64(j, key->text, kib);
-				if (strcmp(key->text, "SUnreclaim") == 0)
+				if (strcmp(key->text, "Slab") == 0)
+					live->slab_kib = kib;
+				else if (strcmp(key->text, "SUnreclaim") == 0)
 					live->slab_unreclaimable_kib = kib;
 				else if (strcmp(key->text, "MemAvailable") == 0)
 					live->available_kib = kib;

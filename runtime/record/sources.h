@@ -14,7 +14,7 @@
 
 /* Figures that the progress display wants from a sample; a field that was not in the text keeps its value. */
 struct sample_live {
-	uint64_t slab_unreclaimable_kib, available_kib, oom_kills;
+	uint64_t slab_kib, slab_unreclaimable_kib, available_kib, oom_kills;
 };
 
 /* /proc/meminfo, the keys of the record, in KiB. */

@@ -550,6 +550,7 @@ static int start_recorder(struct cell_run *r)
 	static char names[RECORDER_MAX_DM][64];
 	struct recorder_config config = {
 		.period_ms = r->spec->period_ms,
+		.slab_ms = RECORDER_SLAB_MS,
 		.canary_ms = r->spec->canary_ms,
 		.dm_ms = DM_PERIOD_MS,
 		.group_ms = GROUP_PERIOD_MS,

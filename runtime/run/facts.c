@@ -44,7 +44,8 @@ struct base {
 
 struct counters {
 	struct base psi_full, psi_some, oom, oom_events, allocstalls, pgscan_direct;
-	struct base dying; /* when the load had ended */
+	struct base dying;	/* when the load had ended */
+	uint64_t slab_seen_kib; /* most unreclaimable slab in a sample that has the caches */
 };
 
 static void count(struct base *first, uint64_t *growth, uint64_t now)
@@ -175,11 +176,14 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 	if (json_object_get(mem, "MemAvailable")) {
 		uint64_t kib = (uint64_t)integer(mem, "SUnreclaim"), available = (uint64_t)integer(mem, "MemAvailable");
 
-		new_peak = kib > f->slab_peak_kib;
-		if (new_peak) {
+		if (kib > f->slab_peak_kib) {
 			f->slab_peak_kib = kib;
 			f->slab_peak_t = t;
 		}
+		/* The caches are not in every sample. */
+		new_peak = json_is_object(slab) && kib > first->slab_seen_kib;
+		if (new_peak)
+			first->slab_seen_kib = kib;
 		if (!f->have_mem || available < f->available_min_kib)
 			f->available_min_kib = available;
 		f->memtotal_kib = (uint64_t)integer(mem, "MemTotal");

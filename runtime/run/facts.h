@@ -28,8 +28,9 @@ struct facts {
 	bool have_slab, have_mem, have_psi, have_oom_counter, have_canary;
 	uint64_t slab_peak_kib, available_min_kib, memtotal_kib;
 	/*
-	 * Of all caches together at the peak of unreclaimable slab: as the kernel counts, which is the most it can be,
-	 * and the least it can be, if all that CPUs may keep for themselves is free. Then after a shrink, exactly.
+	 * Of all caches together, in the sample with the most unreclaimable slab of those that have the caches: as the
+	 * kernel counts, which is the most it can be, and the least it can be, if all that CPUs may keep for themselves
+	 * is free. Then after a shrink, exactly.
 	 */
 	double slab_peak_t, utilisation_pct, utilisation_least_pct, utilisation_exact_pct;
 	bool have_slack, have_exact;

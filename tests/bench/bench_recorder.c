@@ -3,6 +3,7 @@
  * What bench_recorder.py measures with, one role a process:
  *
  *   record PERIOD_MS       our recorder with all its sources; prints its pid, records until stdin ends
+ *   record-all PERIOD_MS   the same, with slabinfo in every sample
  *   pread PERIOD_MS        the physical limit: the same files, read and thrown away, at the same rate
  *   files                  what one read of each of these files costs, in microseconds
  *   work ITERATIONS        a fixed piece of work on every CPU; prints the milliseconds and the CPU milliseconds it took
@@ -41,9 +42,9 @@ _Noreturn static void die(const char *what, int err)
 	exit(4);
 }
 
-static int record(unsigned period_ms)
+static int record(unsigned period_ms, unsigned slab_ms)
 {
-	struct recorder_config config = { .period_ms = period_ms, .canary_ms = 250, .dm_ms = 1000 };
+	struct recorder_config config = { .period_ms = period_ms, .slab_ms = slab_ms, .canary_ms = 250, .dm_ms = 1000 };
 	struct recorder recorder;
 	struct bb box;
 	void *memory = mmap(NULL, BB_MIN_SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
@@ -212,13 +213,15 @@ int main(int argc, char **argv)
 	unsigned long n = argc > 2 ? strtoul(argv[2], NULL, 10) : 0;
 
 	if (strcmp(role, "record") == 0 && n >= 10 && n <= 60000)
-		return record((unsigned)n);
+		return record((unsigned)n, RECORDER_SLAB_MS);
+	if (strcmp(role, "record-all") == 0 && n >= 10 && n <= 60000)
+		return record((unsigned)n, 0);
 	if (strcmp(role, "pread") == 0 && n >= 10 && n <= 60000)
 		limit((unsigned)n);
 	if (strcmp(role, "files") == 0)
 		return files();
 	if (strcmp(role, "work") == 0 && n)
 		return work(n);
-	fprintf(stderr, "usage: bench_recorder record MS | pread MS | files | work ITERATIONS\n");
+	fprintf(stderr, "usage: bench_recorder record MS | record-all MS | pread MS | files | work ITERATIONS\n");
 	return 2;
 }
