@@ -17,8 +17,9 @@ SCENARIO ?= snapshot
 KERNEL  ?= default
 REPEAT  ?= 1
 OUT     ?= results
-# Of `make bench-recorder`:
+# Of `make bench-recorder` and `make fuzz`:
 ROUNDS  ?= 5
+SECONDS ?= 600
 PKGS    := devmapper jansson inih libkmod libcgroup libtracefs libtraceevent
 VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
 
@@ -44,7 +45,7 @@ say  = $(if $(filter 1,$V),,@printf '  %-5s %s\n' $1 $2)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps bench bench-recorder report test check check-asan check-c guest lint clean help FORCE
+.PHONY: all deps bench bench-recorder fuzz report test check check-asan check-c guest lint clean help FORCE
 
 all: build/headroom build/headroom-init ## build the suite (build/headroom)
 
@@ -91,6 +92,15 @@ bench-recorder: ## what the flight recorder costs, against sadc, atop and vmstat
 	$(Q)$(MAKE) --no-print-directory FOR=bench-recorder deps || echo 'make bench-recorder: going on with what is there' >&2
 	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_recorder
 	$(Q)$(PYTHON) tests/bench/bench_recorder.py --helper $B/tests/bench/bench_recorder --rounds $(ROUNDS)
+
+# What is found stays in build/fuzz; `-merge=1` makes of its corpus what tests/fixtures/klog-corpus is.
+fuzz: ## libFuzzer on the kernel-log classifier (SECONDS=600); needs clang
+	@mkdir -p build/fuzz/corpus
+	$(call say,CC,build/fuzz/fuzz_klog)
+	$(Q)clang -std=gnu11 -D_GNU_SOURCE -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime tests/fuzz_klog.c \
+		runtime/record/klog*.c runtime/base/jsonw.c -o build/fuzz/fuzz_klog
+	$(Q)build/fuzz/fuzz_klog -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ -print_final_stats=1 \
+		build/fuzz/corpus tests/fixtures/klog-corpus tests/fixtures/kmsg
 
 lint: ## formatting, static analysis, shell scripts
 	$(call say,LINT,clang-format)

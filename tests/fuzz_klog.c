@@ -1,10 +1,6 @@
 // SPDX-License-Identifier: MIT
 /*
- * libFuzzer harness of the kernel-log classifier; the fixtures are its corpus.
- *
- *   clang -std=gnu11 -D_GNU_SOURCE -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime tests/fuzz_klog.c \
- *         runtime/record/klog*.c runtime/base/jsonw.c -o build/fuzz_klog
- *   build/fuzz_klog -max_total_time=300 -max_len=16384 build/corpus tests/fixtures/kmsg
+ * libFuzzer harness of the kernel-log classifier (`make fuzz`); the fixtures are its corpus.
  *
  * It checks what no input may break: every event fits its JSON buffer, the watermark holds, and feeding a log in pieces
  * gives the same events as feeding it whole.

@@ -44,24 +44,9 @@ static const char *in_dir(const char *name)
 	return p;
 }
 
-static char *slurp(const char *name)
-{
-	char *text = NULL;
-	size_t size = 0;
-	FILE *f = fopen(in_dir(name), "r");
-
-	assert_non_null(f);
-	if (getdelim(&text, &size, '\0', f) < 0) {
-		free(text);
-		text = strdup("");
-	}
-	fclose(f);
-	return text;
-}
-
 static void expect_text(const char *name, const char *expected)
 {
-	char *text = slurp(name);
+	char *text = t_read(dir, name);
 
 	assert_string_equal(text, expected);
 	free(text);
@@ -130,7 +115,7 @@ static void undoing_twice_is_undoing_once(void **state)
 	assert_int_equal(undo_note("knob", in_dir("knob"), "1"), 0);
 	assert_int_equal(undo_note("cgroup", in_dir("never-made"), NULL), 0); /* noted, then killed before mkdir */
 	assert_int_equal(undo_note("knob", in_dir("gone"), "1"), 0);
-	log = slurp("undo.log");
+	log = t_read(dir, "undo.log");
 	assert_int_equal(undo_play(in_dir("undo.log")), 0);
 	assert_int_equal(undo_play(in_dir("undo.log")), 0); /* no log: nothing to do */
 	t_write(dir, "undo.log", log);			    /* killed between the last line and the removal */
@@ -235,7 +220,7 @@ static void the_journal_grows_by_lines(void **state)
 	(void)state;
 	assert_int_equal(journal_write(dir, "run-start", NULL), 0);
 	assert_int_equal(journal_write(dir, "cell-start", start), 0);
-	text = slurp("journal.jsonl");
+	text = t_read(dir, "journal.jsonl");
 	second = strchr(text, '\n') + 1;
 	assert_int_equal(text[strlen(text) - 1], '\n');
 	line = json_loads(second, 0, NULL);

@@ -57,6 +57,9 @@ static const char *const file_paths[N_FILES] = {
 
 /* A part of the sample that a thread of its own reads, because reading it may block on the machine under test. */
 struct aside {
+	void (*read)(struct jsonw *j); /* members of the open object */
+	unsigned period_ms;
+	char line[ASIDE_SIZE];
 	pthread_mutex_t lock; /* protects the rest; the sampler only ever tries it */
 	char json[ASIDE_SIZE];
 	int64_t ns; /* when it was read; 0: not yet */
@@ -393,31 +396,10 @@ static void dm_status(struct jsonw *j, const char *name)
 	jsonw_str(j, name, (const char *)(spec + 1));
 }
 
-/* Wait for a thread's next turn, or for the stop. */
-static void rest(unsigned ms)
+static void read_dm(struct jsonw *j)
 {
-	for (unsigned waited = 0; waited < ms && !stopping(); waited += STOP_LOOK_MS)
-		clock_sleep_ms(STOP_LOOK_MS);
-}
-
-static void *dm_thread(void *unused)
-{
-	static char line[ASIDE_SIZE];
-
-	(void)unused;
-	while (!stopping()) {
-		int64_t begin = clock_ns();
-		struct jsonw j;
-
-		jsonw_init(&j, line, sizeof(line) - 1);
-		jsonw_object(&j, NULL);
-		for (int i = 0; i < RECORDER_MAX_DM && rec.config.dm[i]; i++)
-			dm_status(&j, rec.config.dm[i]);
-		jsonw_object_end(&j);
-		publish(&rec.dm, &j, begin);
-		rest(rec.config.dm_ms);
-	}
-	return NULL;
+	for (int i = 0; i < RECORDER_MAX_DM && rec.config.dm[i]; i++)
+		dm_status(j, rec.config.dm[i]);
 }
 
 static void group_status(struct jsonw *j, int number)
@@ -433,22 +415,27 @@ static void group_status(struct jsonw *j, int number)
 	jsonw_object_end(j);
 }
 
-static void *group_thread(void *unused)
+static void read_groups(struct jsonw *j)
 {
-	static char line[ASIDE_SIZE];
+	for (int i = 0; i < RECORDER_MAX_GROUPS && rec.config.groups[i].name; i++)
+		group_status(j, i);
+}
 
-	(void)unused;
+static void *aside_thread(void *arg)
+{
+	struct aside *a = arg;
+
 	while (!stopping()) {
 		int64_t begin = clock_ns();
 		struct jsonw j;
 
-		jsonw_init(&j, line, sizeof(line) - 1);
+		jsonw_init(&j, a->line, sizeof(a->line) - 1);
 		jsonw_object(&j, NULL);
-		for (int i = 0; i < RECORDER_MAX_GROUPS && rec.config.groups[i].name; i++)
-			group_status(&j, i);
+		a->read(&j);
 		jsonw_object_end(&j);
-		publish(&rec.groups, &j, begin);
-		rest(rec.config.group_ms);
+		publish(a, &j, begin);
+		for (unsigned waited = 0; waited < a->period_ms && !stopping(); waited += STOP_LOOK_MS)
+			clock_sleep_ms(STOP_LOOK_MS);
 	}
 	return NULL;
 }
@@ -466,7 +453,7 @@ static void open_groups(void)
 	}
 }
 
-static int start_thread(void *(*fn)(void *))
+static int start_thread(void *(*fn)(void *), void *arg)
 {
 	pthread_attr_t attr;
 	pthread_t thread;
@@ -476,9 +463,16 @@ static int start_thread(void *(*fn)(void *))
 	/* Locked memory: eight megabytes of default stack a thread would be a load of its own. */
 	pthread_attr_setstacksize(&attr, STACK_SIZE);
 	pthread_attr_setdetachstate(&attr, PTHREAD_CREATE_DETACHED);
-	err = pthread_create(&thread, &attr, fn, NULL);
+	err = pthread_create(&thread, &attr, fn, arg);
 	pthread_attr_destroy(&attr);
 	return -err;
+}
+
+static int start_aside(struct aside *a, void (*read)(struct jsonw *j), unsigned period_ms)
+{
+	a->read = read;
+	a->period_ms = period_ms;
+	return start_thread(aside_thread, a);
 }
 
 /*
@@ -516,20 +510,20 @@ static int prepare(void)
 	rec.dm_control = rec.config.dm[0] ? open("/dev/mapper/control", O_RDWR | O_CLOEXEC) : -1;
 	open_groups();
 	pthread_mutex_init(&rec.dm.lock, NULL);
-	pthread_mutex_init(&rec.groups.lock, NULL);
+	pthread_mutex_init(&rec.groups.lock, NULL); /* the sampler tries them whether there is a thread or not */
 
 	/* Best effort on purpose: without the privilege the record says how late it was. */
 	sysfile_write("/proc/self/oom_score_adj", "-1000");
 	prctl(PR_SET_NAME, "hr-recorder");
 	sched_setscheduler(0, SCHED_RR, &param);
 
-	err = rec.kmsg >= 0 ? start_thread(kmsg_thread) : 0;
+	err = rec.kmsg >= 0 ? start_thread(kmsg_thread, NULL) : 0;
 	if (!err && rec.canary >= 0)
-		err = start_thread(canary_thread);
+		err = start_thread(canary_thread, NULL);
 	if (!err && rec.dm_control >= 0)
-		err = start_thread(dm_thread);
+		err = start_aside(&rec.dm, read_dm, rec.config.dm_ms);
 	if (!err && rec.config.groups[0].name)
-		err = start_thread(group_thread);
+		err = start_aside(&rec.groups, read_groups, rec.config.group_ms);
 	/* Last, so that the threads' stacks are locked with the rest. */
 	if (!err && mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
 		err = errno == EPERM || errno == ENOMEM ? 0 : -errno;
