@@ -9,6 +9,9 @@
 #include <stddef.h>
 #include <sys/types.h>
 
+/* The group that holds all groups of a cell. */
+#define CGROUP_PARENT "headroom"
+
 /* Find the mounted hierarchy. -ENODEV when there is no cgroup v2. */
 int scope_init(void);
 /* Make a group with the memory controller; one that is there already is taken as it is. */

@@ -11,7 +11,6 @@
 #include "base/clock.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
-#include "run/cell.h"
 #include "run/workload.h"
 
 #include <errno.h>

@@ -16,11 +16,10 @@
  */
 int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, const char *work_dir);
 
-/* Roles of processes, and the cgroup each lives in: /headroom/ROLE. */
+/* Roles of processes; each lives in the cgroup CGROUP_PARENT/ROLE. */
 #define ROLE_WORKLOAD  "workload"
 #define ROLE_BYSTANDER "bystander"
 #define ROLE_HARNESS   "harness"
-#define CGROUP_PARENT  "headroom"
 
 /* The setting, as the record has it, that makes the kernel say why memory does not go offline: "+p" or "-p". */
 #define OFFLINE_REASONS "dynamic_debug mm/memory_hotplug.c"

@@ -6,13 +6,14 @@
 #ifndef HEADROOM_FACTS_H
 #define HEADROOM_FACTS_H
 
+#include "cgroups/scope.h"
 #include "run/workload.h"
 
 #include <jansson.h>
 
 #define FACTS_MAX_CACHES 16
-#define FACTS_GROUP	 "/headroom" /* the cgroup that holds a cell's, as it is called in the record */
-#define FACTS_NEVER	 (-1e18)     /* a time that did not come; t is negative before the start line */
+#define FACTS_GROUP	 "/" CGROUP_PARENT /* as it is called in the record */
+#define FACTS_NEVER	 (-1e18)	   /* a time that did not come; t is negative before the start line */
 
 struct cache_peak {
 	const char *name;
