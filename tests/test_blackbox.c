@@ -96,28 +96,67 @@ static void a_full_area_takes_nothing_from_another(void **state)
 {
 	struct bb box = fresh();
 	char detail[4096] = { 0 };
-	size_t kernel = 0, files = 0, events = 0;
+	size_t files = 0, events = 0;
 
 	(void)state;
 	for (int i = 0; i < 1000; i++) {
 		assert_int_equal(bb_append(&box, BB_SAMPLE, detail, sizeof(detail)), 0);
+		assert_int_equal(bb_append(&box, BB_KMSG, detail, sizeof(detail)), 0);
 		assert_int_equal(bb_append(&box, BB_USER_KMSG, detail, sizeof(detail)), 0);
 	}
-	while (bb_append(&box, BB_KMSG, detail, sizeof(detail)) == 0)
-		kernel++;
 	while (bb_append(&box, BB_FILE, detail, sizeof(detail)) == 0)
 		files++;
 	while (bb_append(&box, BB_EVENT, detail, sizeof(detail)) == 0)
 		events++;
 	/* Percentages of blackbox.c, less what no whole record fits in. */
-	assert_in_range(kernel * sizeof(detail), SIZE / 100 * 16, SIZE / 100 * 20);
 	assert_in_range(files * sizeof(detail), SIZE / 100 * 12, SIZE / 100 * 15);
-	assert_true(events > 0);
-	assert_int_equal(atomic_load(&box.head->lost), 3);
+	assert_in_range(events * sizeof(detail), SIZE / 100 * 3, SIZE / 100 * 6);
+	assert_int_equal(atomic_load(&box.head->lost), 2);
 	assert_int_equal(bb_append(&box, BB_EVENT, "x", SIZE * 2), -ENOSPC);
 	assert_int_equal(bb_append(&box, BB_EVENT, "x", SIZE_MAX / 2), -ENOSPC);
 	assert_int_equal(bb_append(&box, BB_SAMPLE, detail, SIZE / 4), -ENOSPC);
-	assert_int_equal(atomic_load(&box.head->lost), 6);
+	assert_int_equal(atomic_load(&box.head->lost), 5);
+}
+
+static unsigned farewells, ends, last_farewell;
+
+static void on_drop(const struct bb_record *record)
+{
+	if (!record) {
+		ends++;
+		return;
+	}
+	last_farewell = (unsigned)strtoul(record->data, NULL, 10);
+	farewells++;
+}
+
+static void every_line_of_the_kernels_is_told_before_it_gives_way(void **state)
+{
+	struct bb box = fresh();
+	struct bb_cursor c;
+	struct bb_record r;
+	char text[512] = { 0 };
+	unsigned kept = 0, first = 0;
+
+	(void)state;
+	box.on_drop = on_drop;
+	farewells = ends = 0;
+	for (unsigned n = 0; n < 2000; n++) {
+		snprintf(text, sizeof(text), "%u", n);
+		assert_int_equal(bb_append(&box, BB_KMSG, text, sizeof(text)), 0);
+	}
+	assert_true(farewells > 0 && ends > 1);
+	assert_int_equal(farewells, atomic_load(&box.head->dropped[BB_KERNEL_LOG]));
+	c = bb_read(&box, BB_KERNEL_LOG);
+	while (bb_next(&c, &r)) {
+		unsigned n = (unsigned)strtoul(r.data, NULL, 10);
+
+		if (n > last_farewell && !first)
+			first = n;
+		kept++;
+	}
+	assert_int_equal(first, last_farewell + 1);
+	assert_int_equal(kept + farewells, 2000);
 }
 
 /* At every moment: the baseline, and the newest without a gap; what is missing in between is counted. */
@@ -264,6 +303,7 @@ int main(void)
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_goes_in_comes_out_in_order),
 		cmocka_unit_test(a_full_area_takes_nothing_from_another),
+		cmocka_unit_test(every_line_of_the_kernels_is_told_before_it_gives_way),
 		cmocka_unit_test(a_ring_gives_up_the_oldest_behind_the_baseline),
 		cmocka_unit_test(a_torn_record_is_stepped_over),
 		cmocka_unit_test(foreign_and_scribbled_boxes_do_no_harm),

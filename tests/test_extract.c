@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <jansson.h>
+#include <math.h>
 #include <sys/stat.h>
 
 #define SIZE	 (4U << 20)
@@ -492,6 +493,30 @@ static void lines_that_gave_way_in_the_box_are_no_loss_of_the_log(void **state)
 	json_decref(events);
 }
 
+static void an_event_kept_by_the_recorder_gets_its_time_and_its_role(void **state)
+{
+	json_t *events, *e;
+
+	(void)state;
+	kmsg(MARK);
+	put(BB_KERNEL_EVENT,
+	    "{\"t\":9.681865,\"kind\":\"oom-kill\",\"source\":\"kmsg\",\"victim\":{\"pid\":77,\"comm\":\"fio\"},"
+	    "\"raw\":\"...\"}\n");
+	put(BB_EVENT,
+	    "{\"t\":7.000000,\"kind\":\"spawn\",\"role\":\"workload\",\"comm\":\"x\",\"pid\":77,\"raw\":\"\"}\n");
+	put(BB_KERNEL_EVENT, "{\"t\":null,\"kind\":\"warn\",\"source\":\"kmsg\",\"raw\":\"\"}\n");
+	put(BB_KERNEL_EVENT, "no json\n");
+	put(BB_KERNEL_EVENT, "{\"t\":1e300,\"victim\":[]}\n");
+	extract();
+	events = lines_of("events.jsonl");
+	e = json_array_get(events, 1);
+	assert_string_equal(string(e, "kind"), "oom-kill");
+	assert_true(fabs(time_of(e) - 3.0) < 1e-6); /* the mark is at 6.681865 */
+	assert_string_equal(string(json_object_get(e, "victim"), "role"), "workload");
+	assert_int_equal(result.bad_lines, 1);
+	json_decref(events);
+}
+
 static void a_flood_of_users_lines_costs_no_kernel_event(void **state)
 {
 	json_t *events;
@@ -689,7 +714,8 @@ static void a_scribbled_box_is_survived(void **state)
 		bb_format(&box, memory, BB_LOG_OFFSET * 3);
 		atomic_store(&box.head->start_ns, START_NS);
 		for (int i = 0; i < 100; i++)
-			bb_append(&box, (enum bb_type)(1 + rand() % 5), seeds[i % 3], strlen(seeds[i % 3]) + 1);
+			bb_append(&box, (enum bb_type)(1 + rand() % BB_KERNEL_EVENT), seeds[i % 3],
+				  strlen(seeds[i % 3]) + 1);
 		for (int i = 0; i < 60; i++)
 			((unsigned char *)memory)[BB_LOG_OFFSET + (unsigned)rand() % (2 * BB_LOG_OFFSET)] ^=
 				(unsigned char)(1U << rand() % 8);
@@ -730,6 +756,7 @@ int main(void)
 		TEST(lost_log_records_are_told_once),
 		TEST(the_two_parts_of_the_log_are_one_again),
 		TEST(lines_that_gave_way_in_the_box_are_no_loss_of_the_log),
+		TEST(an_event_kept_by_the_recorder_gets_its_time_and_its_role),
 		TEST(a_flood_of_users_lines_costs_no_kernel_event),
 		TEST(an_empty_box_gives_empty_files),
 		TEST(without_a_start_line_t_counts_from_boot),

@@ -34,7 +34,7 @@ static void all(struct jsonw *j, const char *const texts[6], const size_t lens[6
 	jsonw_object(j, "psi");
 	source_pressure(j, "memory", texts[2], lens[2]);
 	jsonw_object_end(j);
-	source_slabinfo(j, texts[3], lens[3]);
+	source_slabinfo(j, "slab", texts[3], lens[3]);
 	source_zoneinfo(j, texts[4], lens[4]);
 	source_diskstats(j, texts[5], lens[5]);
 	jsonw_object_end(j);

@@ -27,17 +27,12 @@ struct extent {
 	uint64_t begin, size; /* of one part, where the area is a ring */
 };
 
-/*
- * In hundredths of the room. Samples are the most: see SAMPLE_BYTES. A report of the kernel's is some hundred lines of
- * a hundred bytes, so the smallest box holds a thousand of them.
- */
-static const struct {
-	unsigned percent, parts;
-} areas[BB_AREAS] = {
-	[BB_EVENTS] = { 20, 1 },
-	[BB_KERNEL_LOG] = { 20, 1 },
-	[BB_SAMPLES] = { 45, BB_PARTS },
-	[BB_USER_LOG] = { 15, BB_PARTS },
+/* In hundredths of the room. Samples are the most: see SAMPLE_BYTES. */
+static const unsigned percent[BB_AREAS] = {
+	[BB_EVENTS] = 20,
+	[BB_SAMPLES] = 45,
+	[BB_KERNEL_LOG] = 20,
+	[BB_USER_LOG] = 15,
 };
 
 static struct extent area_of(uint64_t box_size, enum bb_area area)
@@ -46,16 +41,16 @@ static struct extent area_of(uint64_t box_size, enum bb_area area)
 	struct extent e = { .begin = BB_LOG_OFFSET };
 
 	for (unsigned i = 0; i < area; i++)
-		e.begin += areas[i].percent * unit;
+		e.begin += percent[i] * unit;
 	e.begin = (e.begin + ALIGN - 1) & ~(uint64_t)(ALIGN - 1);
-	e.size = (areas[area].percent * unit / areas[area].parts - ALIGN) & ~(uint64_t)(ALIGN - 1);
+	e.size = (percent[area] * unit / (area == BB_EVENTS ? 1 : BB_PARTS) - ALIGN) & ~(uint64_t)(ALIGN - 1);
 	return e;
 }
 
 /* The part that a turn writes: all of them in a circle, but for the first. */
-static unsigned part_of(enum bb_area area, uint64_t turn)
+static unsigned part_of(uint64_t turn)
 {
-	return turn == 0 || areas[area].parts == 1 ? 0 : (unsigned)(1 + (turn - 1) % (areas[area].parts - 1));
+	return turn == 0 ? 0 : (unsigned)(1 + (turn - 1) % (BB_PARTS - 1));
 }
 
 static uint64_t record_size(uint64_t len)
@@ -76,7 +71,7 @@ uint64_t bb_size_for(uint64_t samples)
 {
 	uint64_t size = BB_MIN_SIZE;
 
-	while (size < BB_MAX_SIZE && size / 100 * areas[BB_SAMPLES].percent < samples * SAMPLE_BYTES)
+	while (size < BB_MAX_SIZE && size / 100 * percent[BB_SAMPLES] < samples * SAMPLE_BYTES)
 		size *= 2;
 	return size;
 }
@@ -149,21 +144,32 @@ static struct record *take(struct bb *box, enum bb_type type, uint64_t need)
 	return (struct record *)((char *)box->head + at);
 }
 
+/* Tell of all records of one part. */
+static void say_goodbye(struct bb *box, enum bb_area area, uint64_t turn)
+{
+	struct bb_cursor c = { .box = box, .area = area, .turn = turn };
+	struct bb_record record;
+
+	while (bb_next(&c, &record) && c.turn == turn)
+		box->on_drop(&record);
+	box->on_drop(NULL);
+}
+
 /* The part of a one-writer area that has room, begun anew where it must be; or NULL. */
 static struct bb_part *part_with_room(struct bb *box, enum bb_area area, uint64_t need, uint64_t *begin)
 {
 	struct bb_header *head = box->head;
 	struct extent e = area_of(box->size, area);
 	uint64_t turn = atomic_load_explicit(&head->turns[area], memory_order_relaxed);
-	struct bb_part *p = &head->parts[area][part_of(area, turn)];
+	struct bb_part *p = &head->parts[area][part_of(turn)];
 
 	if (need > e.size)
 		return NULL;
 	if (atomic_load_explicit(&p->used, memory_order_relaxed) > e.size - need) {
-		if (areas[area].parts == 1)
-			return NULL;
 		turn++;
-		p = &head->parts[area][part_of(area, turn)];
+		p = &head->parts[area][part_of(turn)];
+		if (area == BB_KERNEL_LOG && box->on_drop && atomic_load(&p->records))
+			say_goodbye(box, area, atomic_load(&p->turn));
 		atomic_fetch_add(&head->dropped[area], atomic_load(&p->records));
 		/* Emptied before it is said to be of this turn: whatever the moment we die at, no record is read twice.
 		 */
@@ -172,7 +178,7 @@ static struct bb_part *part_with_room(struct bb *box, enum bb_area area, uint64_
 		atomic_store(&p->turn, turn);
 		atomic_store(&head->turns[area], turn);
 	}
-	*begin = e.begin + part_of(area, turn) * e.size;
+	*begin = e.begin + part_of(turn) * e.size;
 	return p;
 }
 
@@ -233,11 +239,20 @@ void bb_beat(struct bb *box)
 
 uint64_t bb_bytes(const struct bb *box)
 {
-	uint64_t bytes = atomic_load(&box->head->tail) - area_of(box->size, BB_EVENTS).begin;
+	struct extent e = area_of(box->size, BB_EVENTS);
+	uint64_t tail = atomic_load(&box->head->tail), bytes = tail < e.begin ? 0 : tail - e.begin;
 
-	for (unsigned area = 0; area < BB_AREAS; area++)
-		for (unsigned i = 0; i < BB_PARTS; i++)
-			bytes += atomic_load(&box->head->parts[area][i].used);
+	/* Of a scribbled header no more than there can be. */
+	if (bytes > e.size)
+		bytes = e.size;
+	for (unsigned area = BB_SAMPLES; area < BB_AREAS; area++) {
+		for (unsigned i = 0; i < BB_PARTS; i++) {
+			uint64_t used = atomic_load(&box->head->parts[area][i].used),
+				 size = area_of(box->size, area).size;
+
+			bytes += used < size ? used : size;
+		}
+	}
 	return bytes;
 }
 
@@ -269,8 +284,8 @@ static bool part_at(struct bb_cursor *c, const char **base, uint64_t *used)
 		c->turn = last - BB_PARTS + 2;
 	if (c->turn > last)
 		return false;
-	p = &head->parts[c->area][part_of(c->area, c->turn)];
-	*base = (const char *)head + e.begin + part_of(c->area, c->turn) * e.size;
+	p = &head->parts[c->area][part_of(c->turn)];
+	*base = (const char *)head + e.begin + part_of(c->turn) * e.size;
 	*used = atomic_load(&p->turn) == c->turn ? atomic_load_explicit(&p->used, memory_order_acquire) : 0;
 	if (*used > e.size)
 		*used = e.size;
@@ -288,7 +303,7 @@ bool bb_next(struct bb_cursor *c, struct bb_record *record)
 		while (c->at + sizeof(struct record) <= end) {
 			struct record *r = (struct record *)(base + c->at);
 			bool sound = r->magic == RECORD_MAGIC && r->len <= end - c->at - sizeof(*r) &&
-				     r->type >= BB_SAMPLE && r->type <= BB_FILE &&
+				     r->type >= BB_SAMPLE && r->type <= BB_KERNEL_EVENT &&
 				     area_for((enum bb_type)r->type) == c->area;
 
 			if (!sound) {

@@ -10,9 +10,10 @@
  *                 atomic add, the record's head is written (so that a reader can step over it), then the body, and last
  *                 the commit word. A writer that dies in the middle leaves a record that is skipped; the reader finds
  *                 the next one by its magic. Full: refused and counted.
- *   kernel log    the kernel's own lines, from which its events are read. One writer. Full: refused and counted.
  *   samples       a ring with one writer. Full: the oldest behind the baseline give way, and are counted.
- *   user log      what user space wrote into the kernel log; a ring as well.
+ *   kernel log    the kernel's own lines; a ring as well. Who appends is told of each before it gives way (on_drop),
+ * and puts the events in them into the first area. user log      what user space wrote into the kernel log; a ring as
+ * well.
  *
  * The header page carries what the other side must know while it runs (stage, heartbeat, a few live figures), the
  * page area behind it what the host hands in (the cell's specification).
@@ -44,14 +45,15 @@ enum bb_stage {
 };
 
 enum bb_type {
-	BB_SAMPLE = 1, /* a JSON line */
-	BB_EVENT,      /* a JSON line */
-	BB_KMSG,       /* a record of /dev/kmsg as read, the kernel's own (facility 0) */
-	BB_USER_KMSG,  /* one that user space wrote there */
-	BB_FILE,       /* name, NUL, content */
+	BB_SAMPLE = 1,	 /* a JSON line */
+	BB_EVENT,	 /* a JSON line */
+	BB_KMSG,	 /* a record of /dev/kmsg as read, the kernel's own (facility 0) */
+	BB_USER_KMSG,	 /* one that user space wrote there */
+	BB_FILE,	 /* name, NUL, content */
+	BB_KERNEL_EVENT, /* a JSON line, its time on the kernel log's clock */
 };
 
-enum bb_area { BB_EVENTS, BB_KERNEL_LOG, BB_SAMPLES, BB_USER_LOG, BB_AREAS };
+enum bb_area { BB_EVENTS, BB_SAMPLES, BB_KERNEL_LOG, BB_USER_LOG, BB_AREAS };
 
 /* A ring's parts. The first is never given up: it holds the time before the start line, and the mark that says when
  * that was. */
@@ -71,7 +73,7 @@ struct bb_header {
 	uint64_t size;	       /* of the whole box */
 	_Atomic uint64_t tail; /* of the events: where the next record goes, from the beginning of the box */
 	_Atomic uint64_t lost; /* events, files and kernel lines refused because their area was full */
-	struct bb_part parts[BB_AREAS][BB_PARTS]; /* of an area that is no ring the first alone */
+	struct bb_part parts[BB_AREAS][BB_PARTS]; /* of the rings */
 	_Atomic uint64_t turns[BB_AREAS];	  /* parts begun, less one */
 	_Atomic uint64_t dropped[BB_AREAS];	  /* records that gave way to newer ones */
 	_Atomic uint32_t stage;			  /* enum bb_stage */
@@ -85,9 +87,18 @@ struct bb_header {
 	_Atomic uint64_t late_max_ns;
 };
 
+struct bb_record {
+	enum bb_type type;
+	const char *data; /* in the mapping, not terminated */
+	size_t len;
+};
+
 struct bb {
 	struct bb_header *head; /* the mapping */
 	uint64_t size;
+	/* Before records of the kernel log give way, for each of them in turn; NULL record behind the last. May be
+	 * NULL. */
+	void (*on_drop)(const struct bb_record *record);
 };
 
 /* Lay out an empty box in memory of `size` bytes (zeroed, at least twice BB_LOG_OFFSET). */
@@ -124,12 +135,6 @@ struct bb_cursor {
 	enum bb_area area;
 	uint64_t turn, at; /* the part, and the bytes of it that were read */
 	uint64_t torn;	   /* records that were never committed, so far */
-};
-
-struct bb_record {
-	enum bb_type type;
-	const char *data; /* in the mapping, not terminated */
-	size_t len;
 };
 
 struct bb_cursor bb_read(const struct bb *box, enum bb_area area);

@@ -9,6 +9,7 @@
 #include <inttypes.h>
 #include <jansson.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -57,9 +58,8 @@ struct extraction {
 	struct role roles[MAX_ROLES];
 	size_t n_roles;
 	struct gap *gaps;
-	size_t n_gaps, gaps_size;
-	bool refused;	  /* by a full box */
-	int64_t next_seq; /* of the kernel log; KLOG_NONE before its first record */
+	size_t n_gaps, gaps_size, gap; /* the next to be accounted for */
+	int64_t next_seq;	       /* of the kernel log; KLOG_NONE before its first record */
 	/* The end of what the box has of the kernel log, to find where the console goes on. */
 	int64_t last_usec;
 	char tail[MAX_TAIL][128];
@@ -214,25 +214,29 @@ static void on_harness_event(struct extraction *x, const char *data, size_t len)
  * The part a victim played: by its cgroup, which the report names; where the kernel left that out, by its pid, or by
  * the name it has from one whose pid is known: a load has children.
  */
-static const char *role_of(const struct extraction *x, const struct klog_oom *oom, int64_t t_ns)
+static const char *role_of(const struct extraction *x, const char *cgroup, const char *comm, int64_t pid, int64_t t_ns)
 {
 	static const char prefix[] = "/headroom/";
 	static const char *const groups[] = { "workload", "bystander", "harness" };
 	const struct role *by_name = NULL;
 
-	if (strncmp(oom->victim_cgroup, prefix, sizeof(prefix) - 1) == 0)
+	if (strncmp(cgroup, prefix, sizeof(prefix) - 1) == 0) {
+		const char *group = cgroup + sizeof(prefix) - 1;
+		size_t len = strcspn(group, "/"); /* a load may have groups below its own */
+
 		for (size_t i = 0; i < sizeof(groups) / sizeof(groups[0]); i++)
-			if (strcmp(oom->victim_cgroup + sizeof(prefix) - 1, groups[i]) == 0)
+			if (strlen(groups[i]) == len && strncmp(group, groups[i], len) == 0)
 				return groups[i];
+	}
 	/* Newest first, of those that had begun: pids and names are used again. */
 	for (size_t i = x->n_roles; i > 0; i--) {
 		const struct role *r = &x->roles[i - 1];
 
 		if (r->t_ns > t_ns)
 			continue;
-		if (r->pid == oom->victim_pid)
+		if (r->pid == pid)
 			return r->name;
-		if (!by_name && *r->comm && strncmp(r->comm, oom->victim_comm, sizeof(r->comm) - 1) == 0)
+		if (!by_name && *r->comm && strncmp(r->comm, comm, sizeof(r->comm) - 1) == 0)
 			by_name = r;
 	}
 	return by_name ? by_name->name : "bystander";
@@ -248,13 +252,42 @@ static void on_kernel_event(struct klog_event *ev, void *arg)
 		ev->usec = KLOG_NONE;
 	t_ns = ev->usec == KLOG_NONE ? INT64_MAX : ev->usec * 1000 + x->kernel_offset_ns;
 	if (ev->kind == KLOG_OOM_KILL || ev->kind == KLOG_MEMCG_OOM_KILL)
-		ev->role = role_of(x, &ev->oom, t_ns);
+		ev->role = role_of(x, ev->oom.victim_cgroup, ev->oom.victim_comm, ev->oom.victim_pid, t_ns);
 	jsonw_init(&j, x->json, sizeof(x->json));
 	klog_event_json(&j, ev, x->kernel_offset_ns);
 	if (!j.overflow)
 		keep_line(x, t_ns, j.buf, j.len);
 	else
 		x->result->bad_lines++;
+}
+
+/* An event that the recorder read from lines before they gave way: its time and the victim's role are still to come. */
+static void on_kept_event(struct extraction *x, const char *data, size_t len)
+{
+	json_t *event = json_loadb(data, len, 0, NULL), *victim = json_object_get(event, "victim");
+	json_t *t = json_object_get(event, "t");
+	int64_t t_ns = INT64_MAX;
+	char *line;
+
+	if (json_is_number(t) && fabs(json_number_value(t)) < (double)MAX_US / 1e6) {
+		t_ns = (int64_t)(json_number_value(t) * 1e9) + x->kernel_offset_ns;
+		json_object_set_new(event, "t", json_real((double)t_ns / 1e9));
+	}
+	if (json_is_object(victim)) {
+		const char *comm = json_string_value(json_object_get(victim, "comm"));
+		const char *cgroup = json_string_value(json_object_get(victim, "cgroup"));
+
+		json_object_set_new(victim, "role",
+				    json_string(role_of(x, cgroup ? cgroup : "", comm ? comm : "",
+							json_integer_value(json_object_get(victim, "pid")), t_ns)));
+	}
+	line = json_is_object(event) ? json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(15)) : NULL;
+	if (line)
+		keep_line(x, t_ns, line, strlen(line));
+	else
+		x->result->bad_lines++;
+	free(line);
+	json_decref(event);
 }
 
 static void note_tail(struct extraction *x, const struct klog_record *r)
@@ -270,15 +303,16 @@ static void note_tail(struct extraction *x, const struct klog_record *r)
 
 /*
  * Of the numbers missing before this record, those that the recorder saw missing are lost. The others gave way to newer
- * lines in the box: they were read, and there was nothing of the kernel's in them.
+ * lines in the box: they were read, and what the kernel's own had to tell was told.
  */
 static void account_for_gap(struct extraction *x, int64_t seq)
 {
-	int64_t gap = x->next_seq == KLOG_NONE ? 0 : seq - x->next_seq, lost = 0;
+	int64_t gap = x->next_seq == KLOG_NONE || seq <= x->next_seq ? 0 : seq - x->next_seq, lost = 0;
 
-	for (size_t i = 0; gap > 0 && i < x->n_gaps; i++)
-		if (x->gaps[i].seq > x->next_seq && x->gaps[i].seq <= seq)
-			lost += x->gaps[i].lost;
+	/* Records and gaps both come in their order. */
+	for (; x->gap < x->n_gaps && x->gaps[x->gap].seq <= seq; x->gap++)
+		if (x->gaps[x->gap].lost > 0 && x->gaps[x->gap].lost <= gap - lost)
+			lost += x->gaps[x->gap].lost;
 	if (gap > lost) {
 		klog_left_out(x->klog, (uint64_t)(gap - lost));
 		x->result->kmsg_dropped += (uint64_t)(gap - lost);
@@ -299,8 +333,7 @@ static void on_kmsg(struct extraction *x, const struct bb_record *rec)
 		return;
 	}
 	x->result->kmsg_records++;
-	/* Where the box had no room for the kernel's own lines, the console goes on behind the last of those. */
-	if (r.usec != KLOG_NONE && (rec->type == BB_KMSG || !x->refused))
+	if (r.usec != KLOG_NONE)
 		note_tail(x, &r);
 	if (r.seq != KLOG_NONE)
 		account_for_gap(x, r.seq);
@@ -445,10 +478,21 @@ static void walk_events(struct extraction *x, const struct bb *box)
 	while (!x->err && bb_next(&c, &r)) {
 		if (r.type == BB_FILE)
 			on_file(x, r.data, r.len);
-		else
+		else if (r.type == BB_EVENT)
 			on_harness_event(x, r.data, r.len);
 	}
 	x->result->torn += c.torn;
+}
+
+/* Behind the others: a victim's role is told by them. */
+static void walk_kernel_events(struct extraction *x, const struct bb *box)
+{
+	struct bb_cursor c = bb_read(box, BB_EVENTS);
+	struct bb_record r;
+
+	while (!x->err && bb_next(&c, &r))
+		if (r.type == BB_KERNEL_EVENT)
+			on_kept_event(x, r.data, r.len);
 }
 
 static void walk_samples(struct extraction *x, const struct bb *box)
@@ -492,7 +536,6 @@ int extract_record(const struct bb *box, const char *dir, const char *console, s
 	x->result = result;
 	x->dir = dir;
 	x->start_ns = atomic_load(&box->head->start_ns);
-	x->refused = atomic_load(&box->head->lost) > 0;
 	x->next_seq = KLOG_NONE;
 	x->samples = open_in(dir, "samples.jsonl");
 	x->kmsg = open_in(dir, "kmsg.log");
@@ -502,6 +545,7 @@ int extract_record(const struct bb *box, const char *dir, const char *console, s
 	if (!x->err) {
 		find_kernel_offset(x, box);
 		walk_events(x, box);
+		walk_kernel_events(x, box);
 		walk_samples(x, box);
 		walk_log(x, box);
 		if (console)

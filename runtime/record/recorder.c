@@ -5,6 +5,7 @@
 #include "base/jsonw.h"
 #include "base/spawn.h"
 #include "base/sysfile.h"
+#include "record/klog.h"
 #include "record/sources.h"
 
 #include <errno.h>
@@ -28,6 +29,7 @@
 #define STOP_WAIT_MS	5000
 #define READY_WAIT_MS	10000
 #define KMSG_DRAIN_MS	2000
+#define SLAB_WAIT_MS	500
 #define STOP_LOOK_MS	100
 #define TEXT_SIZE	(256 * 1024) /* slabinfo of a busy server is 30 KiB, zoneinfo of a large one more */
 #define LINE_SIZE	(256 * 1024)
@@ -36,10 +38,11 @@
 /* of a priority as /dev/kmsg gives it (Documentation/ABI/testing/dev-kmsg) */
 #define LOG_FACILITY_SHIFT 3
 #define DM_REPLY_SIZE	   16384
-#define ASIDE_SIZE	   16384
-#define STAT_SIZE	   8192 /* memory.stat of 7.2 has 3 KiB */
+#define ASIDE_SIZE	   (64 * 1024) /* slabinfo is 30 KiB on a busy server, its JSON half of that */
+#define STAT_SIZE	   8192	       /* memory.stat of 7.2 has 3 KiB */
 
-#define SLAB_MOVED 100 /* a hundredth of it */
+#define LOST_EVENTS_MAX 10000 /* 1.4 MiB of an area that has 12 at least */
+#define SLAB_MOVED	100   /* a hundredth of it */
 
 /* Shared with the process that started us. */
 struct recorder_shared {
@@ -57,8 +60,9 @@ static const char *const file_paths[N_FILES] = {
 
 /* A part of the sample that a thread of its own reads, because reading it may block on the machine under test. */
 struct aside {
-	void (*read)(struct jsonw *j); /* members of the open object */
-	unsigned period_ms;
+	void (*read)(struct jsonw *j); /* writes an object */
+	unsigned period_ms;	       /* 0: when it is asked, by `wake` */
+	int wake;
 	char line[ASIDE_SIZE];
 	pthread_mutex_t lock; /* protects the rest; the sampler only ever tries it */
 	char json[ASIDE_SIZE];
@@ -73,7 +77,7 @@ static struct {
 	struct recorder_config config;
 	struct recorder_shared *shared;
 	int files[N_FILES];
-	uint64_t slab_kib; /* all slab when slabinfo was last read, and when that was */
+	uint64_t slab_kib; /* all slab when slabinfo was last asked for, and when that was */
 	int64_t slab_ns;
 	int kmsg;
 	int wake; /* an eventfd that ends the wait for the kernel log */
@@ -85,13 +89,20 @@ static struct {
 	_Atomic bool kmsg_drained;	 /* after the stop: nothing is left in the kernel log */
 
 	int dm_control;
-	struct aside dm, groups;
+	struct aside dm, groups, slab;
+	int64_t slab_put_ns; /* of the slabinfo that the newest sample with one has */
+	char slab_text[TEXT_SIZE];
 	int group_files[RECORDER_MAX_GROUPS][N_GROUP_FILES];
 	char stat[STAT_SIZE];
 
 	char text[TEXT_SIZE];
 	char line[LINE_SIZE];
 	char kmsg_record[KMSG_RECORD_MAX];
+	struct klog *klog; /* for lines that give way in the box; belongs to the thread of the kernel log */
+	int64_t klog_seq;  /* it expects */
+	char klog_text[KLOG_LINE_MAX];
+	char event[KLOG_JSON_MAX];
+	uint64_t lost_told; /* events that told of lost lines */
 	union {
 		struct dm_ioctl head;
 		char bytes[DM_REPLY_SIZE];
@@ -104,12 +115,12 @@ static bool stopping(void)
 }
 
 /* seq_file hands out a page at a time, so a file takes several reads. */
-static size_t read_whole(int fd)
+static size_t read_whole(int fd, char text[TEXT_SIZE])
 {
 	size_t len = 0;
 
-	while (len < sizeof(rec.text)) {
-		ssize_t n = pread(fd, rec.text + len, sizeof(rec.text) - len, (off_t)len);
+	while (len < TEXT_SIZE) {
+		ssize_t n = pread(fd, text + len, TEXT_SIZE - len, (off_t)len);
 
 		if (n <= 0)
 			break;
@@ -160,18 +171,57 @@ static void publish(struct aside *a, const struct jsonw *j, int64_t ns)
 	pthread_mutex_unlock(&a->lock);
 }
 
+/* Half a period early is due: the next tick would be half a period late. */
 static bool slab_is_due(uint64_t kib)
 {
-	int64_t now = clock_ns();
+	int64_t now = clock_ns(), since = now - rec.slab_ns + rec.config.period_ms * NS_PER_MS / 2;
 	uint64_t moved = kib > rec.slab_kib ? kib - rec.slab_kib : rec.slab_kib - kib;
 
 	/* No meminfo, no reason to leave it out. */
-	if (kib && moved < rec.slab_kib / SLAB_MOVED && now - rec.slab_ns < rec.config.slab_ms * NS_PER_MS &&
-	    !stopping())
+	if (kib && moved < rec.slab_kib / SLAB_MOVED && since < rec.config.slab_ms * NS_PER_MS)
 		return false;
 	rec.slab_kib = kib;
 	rec.slab_ns = now;
 	return true;
+}
+
+/* The kernel takes slab_mutex for it, which a cache's creation, and memory that goes offline, hold for long. */
+static void read_slab(struct jsonw *j)
+{
+	source_slabinfo(j, NULL, rec.slab_text, read_whole(rec.files[SLABINFO], rec.slab_text));
+}
+
+/* What was read since the sample before, then ask for the next. */
+static void sample_slab(struct jsonw *j, int64_t begin, uint64_t kib)
+{
+	if (rec.files[SLABINFO] < 0)
+		return;
+	if (pthread_mutex_trylock(&rec.slab.lock) == 0) {
+		if (rec.slab.ns > rec.slab_put_ns) {
+			rec.slab_put_ns = rec.slab.ns;
+			jsonw_fixed(j, "slab_age_ms", (begin - rec.slab.ns) / 1000, 3);
+			jsonw_raw(j, "slab", rec.slab.json);
+		}
+		pthread_mutex_unlock(&rec.slab.lock);
+	}
+	if (slab_is_due(kib))
+		eventfd_write(rec.slab.wake, 1);
+}
+
+/* For the first sample and for the last, which have slabinfo unless the kernel does not give it in time. */
+static void await_slab(unsigned ms)
+{
+	int64_t asked = clock_ns(), read_ns = 0;
+
+	if (rec.files[SLABINFO] < 0)
+		return;
+	eventfd_write(rec.slab.wake, 1);
+	for (unsigned waited = 0; read_ns < asked && waited < ms; waited++) {
+		clock_sleep_ms(1);
+		pthread_mutex_lock(&rec.slab.lock);
+		read_ns = rec.slab.ns;
+		pthread_mutex_unlock(&rec.slab.lock);
+	}
 }
 
 static void sample_files(struct jsonw *j, struct sample_live *live)
@@ -181,13 +231,13 @@ static void sample_files(struct jsonw *j, struct sample_live *live)
 	for (int i = 0; i < N_FILES; i++) {
 		size_t len;
 
-		if (rec.files[i] < 0 || (i == SLABINFO && !slab_is_due(live->slab_kib)))
+		if (rec.files[i] < 0 || i == SLABINFO)
 			continue;
 		if (in_psi && (i < PSI_MEMORY || i > PSI_CPU)) {
 			jsonw_object_end(j);
 			in_psi = false;
 		}
-		len = read_whole(rec.files[i]);
+		len = read_whole(rec.files[i], rec.text);
 		switch (i) {
 		case MEMINFO:
 			source_meminfo(j, rec.text, len, live);
@@ -202,9 +252,6 @@ static void sample_files(struct jsonw *j, struct sample_live *live)
 				jsonw_object(j, "psi");
 			in_psi = true;
 			source_pressure(j, strrchr(file_paths[i], '/') + 1, rec.text, len);
-			break;
-		case SLABINFO:
-			source_slabinfo(j, rec.text, len);
 			break;
 		case ZONEINFO:
 			source_zoneinfo(j, rec.text, len);
@@ -234,9 +281,10 @@ static void take_sample(int64_t due, uint64_t missed)
 	jsonw_fixed(&j, "late_ms", late / 1000, 3);
 	jsonw_u64(&j, "missed", missed);
 	sample_files(&j, &live);
+	sample_slab(&j, begin, live.slab_kib);
 	sample_canary(&j, clock_ns());
-	sample_aside(&j, "dm", "targets", &rec.dm, clock_ns());
-	sample_aside(&j, "cgroups", "groups", &rec.groups, clock_ns());
+	sample_aside(&j, "dm", "targets", &rec.dm, begin);
+	sample_aside(&j, "cgroups", "groups", &rec.groups, begin);
 	jsonw_fixed(&j, "took_ms", (clock_ns() - begin) / 1000, 3);
 	jsonw_object_end(&j);
 	len = jsonw_line(&j);
@@ -278,6 +326,7 @@ static void sampler(void)
 		take_sample(due, missed);
 		due += period;
 	}
+	await_slab(SLAB_WAIT_MS);
 	take_sample(clock_ns(), 0);
 	eventfd_write(rec.wake, 1);
 	for (int waited = 0; rec.kmsg >= 0 && !atomic_load(&rec.kmsg_drained) && waited < KMSG_DRAIN_MS; waited++)
@@ -291,6 +340,9 @@ static void report_lost_kmsg(uint64_t lost, uint64_t next_seq)
 	size_t len;
 
 	atomic_fetch_add(&rec.box->head->kmsg_lost, lost);
+	/* The area of the events is for more than this. The count above goes on. */
+	if (rec.lost_told++ >= LOST_EVENTS_MAX)
+		return;
 	jsonw_init(&j, line, sizeof(line));
 	jsonw_object(&j, NULL);
 	jsonw_seconds(&j, "t", clock_ns());
@@ -314,6 +366,40 @@ static bool kmsg_seq(const char *record, uint64_t *seq)
 		return false;
 	*seq = strtoull(comma + 1, &end, 10);
 	return end != comma + 1 && *end == ',';
+}
+
+/* An event in lines of the kernel's that are about to give way in the box. */
+static void keep_event(struct klog_event *ev, void *unused)
+{
+	struct jsonw j;
+	size_t len;
+
+	(void)unused;
+	jsonw_init(&j, rec.event, sizeof(rec.event));
+	klog_event_json(&j, ev, 0);
+	len = jsonw_line(&j);
+	if (len)
+		bb_append(rec.box, BB_KERNEL_EVENT, rec.event, len);
+}
+
+/*
+ * A report that goes on behind the part that gives way ends here, and what follows of it is read for itself later. The
+ * gaps between the kernel's own lines are told where all lines are seen.
+ */
+static void keep_events_of(const struct bb_record *record)
+{
+	struct klog_record r;
+
+	if (!record) {
+		klog_flush(rec.klog);
+		return;
+	}
+	if (!klog_parse_kmsg(record->data, record->len, &r, rec.klog_text, sizeof(rec.klog_text)))
+		return;
+	if (rec.klog_seq != KLOG_NONE && r.seq > rec.klog_seq)
+		klog_left_out(rec.klog, (uint64_t)(r.seq - rec.klog_seq));
+	rec.klog_seq = r.seq + 1;
+	klog_feed(rec.klog, &r);
 }
 
 /* By the facility in the first field: only what the kernel itself said can be an event of the kernel's. */
@@ -398,8 +484,10 @@ static void dm_status(struct jsonw *j, const char *name)
 
 static void read_dm(struct jsonw *j)
 {
+	jsonw_object(j, NULL);
 	for (int i = 0; i < RECORDER_MAX_DM && rec.config.dm[i]; i++)
 		dm_status(j, rec.config.dm[i]);
+	jsonw_object_end(j);
 }
 
 static void group_status(struct jsonw *j, int number)
@@ -417,26 +505,30 @@ static void group_status(struct jsonw *j, int number)
 
 static void read_groups(struct jsonw *j)
 {
+	jsonw_object(j, NULL);
 	for (int i = 0; i < RECORDER_MAX_GROUPS && rec.config.groups[i].name; i++)
 		group_status(j, i);
+	jsonw_object_end(j);
 }
 
 static void *aside_thread(void *arg)
 {
 	struct aside *a = arg;
 
-	while (!stopping()) {
-		int64_t begin = clock_ns();
+	do {
+		int64_t begin;
 		struct jsonw j;
+		eventfd_t n;
 
+		if (!a->period_ms && eventfd_read(a->wake, &n) < 0)
+			break;
+		begin = clock_ns();
 		jsonw_init(&j, a->line, sizeof(a->line) - 1);
-		jsonw_object(&j, NULL);
 		a->read(&j);
-		jsonw_object_end(&j);
 		publish(a, &j, begin);
 		for (unsigned waited = 0; waited < a->period_ms && !stopping(); waited += STOP_LOOK_MS)
 			clock_sleep_ms(STOP_LOOK_MS);
-	}
+	} while (!stopping() || !a->period_ms);
 	return NULL;
 }
 
@@ -472,7 +564,8 @@ static int start_aside(struct aside *a, void (*read)(struct jsonw *j), unsigned 
 {
 	a->read = read;
 	a->period_ms = period_ms;
-	return start_thread(aside_thread, a);
+	a->wake = period_ms ? -1 : eventfd(0, EFD_CLOEXEC);
+	return period_ms || a->wake >= 0 ? start_thread(aside_thread, a) : -errno;
 }
 
 /*
@@ -489,7 +582,9 @@ static void warm_up(void)
 	memset(rec.kmsg_record, 1, sizeof(rec.kmsg_record));
 	jsonw_init(&j, rec.line, sizeof(rec.line));
 	sample_files(&j, &live);
-	rec.slab_kib = 0; /* that was no sample */
+	memset(rec.slab_text, 1, sizeof(rec.slab_text));
+	memset(rec.slab.line, 1, sizeof(rec.slab.line));
+	memset(rec.slab.json, 1, sizeof(rec.slab.json));
 	/* Refused for the memory of a PCI device, which is mapped whole from the beginning, and before Linux 5.14. */
 	madvise(rec.box->head, rec.box->size, MADV_POPULATE_WRITE);
 }
@@ -505,11 +600,17 @@ static int prepare(void)
 	rec.wake = eventfd(0, EFD_CLOEXEC);
 	if (rec.wake < 0)
 		return -errno;
+	rec.klog = klog_new(keep_event, NULL);
+	if (!rec.klog)
+		return -ENOMEM;
+	rec.klog_seq = KLOG_NONE;
+	rec.box->on_drop = keep_events_of;
 	rec.kmsg = rec.config.kmsg_fd ? rec.config.kmsg_fd : open("/dev/kmsg", O_RDONLY | O_NONBLOCK | O_CLOEXEC);
 	rec.canary = rec.config.canary_ms ? open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC) : -1;
 	rec.dm_control = rec.config.dm[0] ? open("/dev/mapper/control", O_RDWR | O_CLOEXEC) : -1;
 	open_groups();
 	pthread_mutex_init(&rec.dm.lock, NULL);
+	pthread_mutex_init(&rec.slab.lock, NULL);
 	pthread_mutex_init(&rec.groups.lock, NULL); /* the sampler tries them whether there is a thread or not */
 
 	/* Best effort on purpose: without the privilege the record says how late it was. */
@@ -522,11 +623,15 @@ static int prepare(void)
 		err = start_thread(canary_thread, NULL);
 	if (!err && rec.dm_control >= 0)
 		err = start_aside(&rec.dm, read_dm, rec.config.dm_ms);
+	if (!err && rec.files[SLABINFO] >= 0)
+		err = start_aside(&rec.slab, read_slab, 0);
 	if (!err && rec.config.groups[0].name)
 		err = start_aside(&rec.groups, read_groups, rec.config.group_ms);
 	/* Last, so that the threads' stacks are locked with the rest. */
 	if (!err && mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
 		err = errno == EPERM || errno == ENOMEM ? 0 : -errno;
+	if (!err)
+		await_slab(READY_WAIT_MS / 2);
 	return err;
 }
 

@@ -116,7 +116,8 @@ static void describe_cache(struct jsonw *j, const struct slab_files *f, const st
 		return;
 	attribute(f, name, "cpu_partial", &partial);
 	attribute(f, name, "sheaf_capacity", &capacity);
-	slabs = f->partial_in_slabs ? (2 * partial + per_slab - 1) / per_slab : partial;
+	/* Before 5.16 a CPU gives its partial slabs back when their free objects are more than cpu_partial. */
+	slabs = f->partial_in_slabs ? (2 * partial + per_slab - 1) / per_slab : partial + 1;
 	jsonw_object(j, name);
 	jsonw_u64(j, "per_slab", per_slab);
 	jsonw_u64(j, "slack",
@@ -204,12 +205,14 @@ static uint64_t shrink_all(const struct slab_files *f)
 
 	while (d && (e = readdir(d))) {
 		char path[PATH_MAX];
+		int err;
 
 		/* A link leads to a cache that has a directory of its own. */
 		if (e->d_name[0] == '.' || e->d_type == DT_LNK)
 			continue;
 		snprintf(path, sizeof(path), "%s/%s/shrink", f->caches, e->d_name);
-		failed += sysfile_write(path, "1") != 0;
+		err = sysfile_write(path, "1");
+		failed += err != 0 && err != -ENOENT; /* a cache that has just gone */
 	}
 	if (!d)
 		return 1;
@@ -226,14 +229,14 @@ int slab_shrink(struct bb *box, const struct slab_files *f)
 	if (len >= 0) {
 		begin(&j, out, "slab-shrunk");
 		jsonw_object(&j, "before");
-		source_slabinfo(&j, text, (size_t)len);
+		source_slabinfo(&j, "slab", text, (size_t)len);
 		jsonw_object_end(&j);
 		jsonw_u64(&j, "not_shrunk", shrink_all(f));
 		len = read_text(f->slabinfo, text, TEXT_SIZE);
 	}
 	if (len >= 0) {
 		jsonw_object(&j, "after");
-		source_slabinfo(&j, text, (size_t)len);
+		source_slabinfo(&j, "slab", text, (size_t)len);
 		jsonw_object_end(&j);
 		len = append(box, &j);
 	}

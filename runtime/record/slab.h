@@ -5,7 +5,8 @@
  * /proc/slabinfo counts an object as active unless it lies free on a *node's* list of partial slabs: free objects that
  * CPUs keep for themselves count as in use (mm/slub.c, get_slabinfo()). So the utilisation it gives is an upper bound,
  * and its error has a bound of its own, which slab_describe() works out for each cache. slab_shrink() makes the CPUs
- * give everything back, and then the figure is exact.
+ * give everything back, and then the figure is exact. From Linux 6.10 on a list of more than 10 000 partial slabs is
+ * not counted but estimated (MAX_PARTIAL_TO_SCAN): of such a cache neither holds.
  */
 #ifndef HEADROOM_SLAB_H
 #define HEADROOM_SLAB_H

@@ -240,23 +240,23 @@ static bool slabs_held(const struct span *line, uint64_t *slabs)
 	       next_u64(&rest, slabs);
 }
 
-void source_slabinfo(struct jsonw *j, const char *text, size_t len)
+void source_slabinfo(struct jsonw *j, const char *name, const char *text, size_t len)
 {
 	struct span all = { text, text + len }, line, word;
 	uint64_t page_kib = (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
 
-	jsonw_object(j, "slab");
+	jsonw_object(j, name);
 	while (next_line(&all, &line)) {
 		/* name active num objsize objperslab pagesperslab : tunables a b c : slabdata active num shared */
 		uint64_t active, num, size, per_slab, pages, slabs;
-		char name[64];
+		char cache[64];
 
 		/* Nearly half of all caches have no objects. */
 		if (!next_word(&line, &word) || *word.p == '#' || !next_u64(&line, &active) || !next_u64(&line, &num) ||
 		    !num || !next_u64(&line, &size) || !next_u64(&line, &per_slab) || !next_u64(&line, &pages) ||
-		    !slabs_held(&line, &slabs) || !span_copy(&word, name, sizeof(name)))
+		    !slabs_held(&line, &slabs) || !span_copy(&word, cache, sizeof(cache)))
 			continue;
-		jsonw_array(j, name);
+		jsonw_array(j, cache);
 		jsonw_u64(j, NULL, active);
 		jsonw_u64(j, NULL, num);
 		jsonw_u64(j, NULL, size);

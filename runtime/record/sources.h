@@ -23,8 +23,8 @@ void source_meminfo(struct jsonw *j, const char *text, size_t len, struct sample
 void source_vmstat(struct jsonw *j, const char *text, size_t len, struct sample_live *live);
 /* /proc/pressure/NAME as member NAME: some_avg10, full_avg10, some_us, full_us. */
 void source_pressure(struct jsonw *j, const char *name, const char *text, size_t len);
-/* /proc/slabinfo: [active objects, objects, object bytes, KiB held] of each cache with objects. */
-void source_slabinfo(struct jsonw *j, const char *text, size_t len);
+/* /proc/slabinfo as member NAME: [active objects, objects, object bytes, KiB held] of each cache with objects. */
+void source_slabinfo(struct jsonw *j, const char *name, const char *text, size_t len);
 /*
  * A file of "name value" lines (memory.stat, memory.events, cgroup.stat of cgroup v2): members of the open object for
  * those that speak about kernel memory, kills and dying groups, under the kernel's names and in its units (bytes).

@@ -435,6 +435,19 @@ static int set_knob(const struct spec_knob *k)
 	return k->required ? err : 0;
 }
 
+static bool offline_reasons_are_on(const char *path)
+{
+	FILE *f = fopen(path, "re");
+	char line[512];
+	bool on = false;
+
+	while (f && !on && fgets(line, sizeof(line), f))
+		on = strstr(line, "mm/memory_hotplug.c:") && strstr(line, " =p ");
+	if (f)
+		fclose(f);
+	return on;
+}
+
 /*
  * Why memory does not go offline is a debug message since Linux 5.16 (mm/memory_hotplug.c). Best effort: not every
  * kernel has dynamic debug, and the record says whether this one does.
@@ -442,23 +455,18 @@ static int set_knob(const struct spec_knob *k)
 static void enable_offline_reasons(void)
 {
 	static const char path[] = "/proc/dynamic_debug/control";
-	char buf[EVENT_SIZE], line[512];
+	char buf[EVENT_SIZE];
+	bool before = offline_reasons_are_on(path);
 	struct jsonw j;
-	bool on = false;
-	FILE *f;
 
-	if (undo_note("knob", path, "file mm/memory_hotplug.c -p") ||
-	    sysfile_write(path, "file mm/memory_hotplug.c +p"))
+	if (!before && (access(path, W_OK) < 0 || undo_note("knob", path, "file mm/memory_hotplug.c -p") ||
+			sysfile_write(path, "file mm/memory_hotplug.c +p")))
 		return;
-	f = fopen(path, "re");
-	while (f && !on && fgets(line, sizeof(line), f))
-		on = strstr(line, "mm/memory_hotplug.c:") && strstr(line, " =p ");
-	if (f)
-		fclose(f);
 	begin_event(&j, buf, "knob");
 	jsonw_str(&j, "name", OFFLINE_REASONS);
 	jsonw_str(&j, "value", "+p");
-	jsonw_str(&j, "read_back", on ? "+p" : "-p");
+	jsonw_str(&j, "before", before ? "+p" : "-p");
+	jsonw_str(&j, "read_back", offline_reasons_are_on(path) ? "+p" : "-p");
 	end_event(&j, "");
 }
 
@@ -588,7 +596,7 @@ static void describe_slab(struct bb *box)
 	slab_files_of_this_machine(&files);
 	err = slab_describe(box, &files);
 	if (err)
-		log_warn("slab caches: %s", strerror(-err));
+		cell_event("slab-caches-failed", "%s", strerror(-err));
 }
 
 /* An observer among others: where it cannot be had the box says why, and the cell goes on. */
@@ -651,20 +659,27 @@ static void run_load(struct cell_run *r)
 					 : "the follower of the workqueue tracepoints did not end");
 }
 
-/* In a child with a deadline: the shrink waits for kernel workers, and those may be what has failed. */
+/*
+ * In a child with a deadline: the shrink may wait for kernel workers, and those may be what has failed. Behind the
+ * proof, so that it can cost nothing; a phase of its own, because it is a load of its own.
+ */
 static void shrink_slab(struct cell_run *r)
 {
-	pid_t parent = getpid(), pid = fork();
+	pid_t parent = getpid(), pid;
 	struct slab_files files;
+	int rc;
 
+	cell_phase(PHASE_SHRINK);
+	pid = fork();
 	if (pid == 0) {
 		spawn_die_with(parent);
 		setpgid(0, 0);
 		slab_files_of_this_machine(&files);
 		_exit(slab_shrink(r->box, &files) ? 1 : 0);
 	}
-	if (pid > 0 && wait_or_end(pid, clock_ns() + SHRINK_S * NS_PER_S) == -EBUSY)
-		r->stuck = true;
+	rc = pid > 0 ? wait_or_end(pid, clock_ns() + SHRINK_S * NS_PER_S) : -EAGAIN;
+	if (rc)
+		cell_event("slab-shrink-failed", "%s", rc < 0 ? strerror(-rc) : "slabinfo could not be read");
 }
 
 static void verify_data(struct cell_run *r)
@@ -775,12 +790,12 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 		mlockall(MCL_CURRENT);
 		start_line(&r);
 		run_load(&r);
-		if (!r.stuck)
-			shrink_slab(&r);
 		if (r.stuck)
 			cell_event("unverified", "a writer still hangs in the kernel: nothing to compare with");
 		else
 			verify_data(&r);
+		if (!r.stuck)
+			shrink_slab(&r);
 	}
 	wqtrace_stop(&r.wqtrace); /* where the load was never started */
 	if (bystander_pid > 0) {

@@ -21,6 +21,9 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 #define ROLE_BYSTANDER "bystander"
 #define ROLE_HARNESS   "harness"
 
+/* The phase in which the machine is disturbed by us. */
+#define PHASE_SHRINK "shrink"
+
 /* The setting, as the record has it, that makes the kernel say why memory does not go offline: "+p" or "-p". */
 #define OFFLINE_REASONS "dynamic_debug mm/memory_hotplug.c"
 

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "run/facts.h"
 
+#include "run/cell.h"
 #include "run/verdict.h"
 
 #include <errno.h>
@@ -9,6 +10,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+
+#define FOREVER	   1e18
+#define PRINTING_S 1.0 /* a kill is printed after it is counted, and a serial console takes its time */
 
 static json_int_t integer(const json_t *object, const char *key)
 {
@@ -84,10 +88,12 @@ static void slab_of_sample(struct facts *f, json_t *slab, double t, bool new_pea
 	json_object_foreach (slab, name, row) {
 		uint64_t active = (uint64_t)json_integer_value(json_array_get(row, 0));
 		uint64_t size = (uint64_t)json_integer_value(json_array_get(row, 2));
-		uint64_t slack = (uint64_t)integer(json_object_get(f->slack, name), "slack");
+		json_t *slack = json_object_get(json_object_get(f->slack, name), "slack");
+		uint64_t free = (uint64_t)json_integer_value(slack);
 
 		used += active * size;
-		at_least += active > slack ? (active - slack) * size : 0;
+		/* Of a cache that nothing is known about any object may be free. */
+		at_least += slack && active > free ? (active - free) * size : 0;
 		held += (uint64_t)json_integer_value(json_array_get(row, 3)) * 1024;
 	}
 	if (!held)
@@ -196,7 +202,7 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 		if (number(canary, "pending_ms") > wait)
 			wait = number(canary, "pending_ms");
 		f->have_canary = true;
-		if (wait > f->canary_max_ms) {
+		if (wait > f->canary_max_ms && t < f->shrink_t) {
 			f->canary_max_ms = wait;
 			f->canary_max_t = t;
 		}
@@ -246,6 +252,8 @@ static void on_kill(struct facts *f, json_t *e, double t)
 		json_object_set_new(row, "constraint", json_string(constraint));
 		if (integer(e, "times") > 1)
 			json_object_set(row, "times", json_object_get(e, "times"));
+		if (json_is_true(json_object_get(e, "group")))
+			json_object_set_new(row, "group", json_true());
 		json_array_append_new(f->victims, row);
 	}
 }
@@ -318,6 +326,8 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 			f->run_ended = true;
 			f->run_end_t = t;
 		}
+		if (strcmp(name, PHASE_SHRINK) == 0)
+			f->shrink_t = t;
 		json_array_append_new(f->phases, json_pack("{s:s, s:f}", "name", name, "t", t));
 	} else if (strcmp(kind, "knob") == 0) {
 		json_t *now = json_object_get(e, "read_back");
@@ -430,6 +440,7 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	f->first_oom_t = f->first_lockup_t = f->first_hung_t = f->panic_t = FACTS_NEVER;
 	f->bystander_max_ms = f->dying_half_life_s = -1;
 	f->slack = json_object();
+	f->shrink_t = 1e18;
 	f->metrics = json_object();
 	f->knobs = json_object();
 	f->phases = json_array();
@@ -454,27 +465,41 @@ void facts_free(struct facts *f)
 
 /* --- OOM kills --- */
 
-/*
- * Kills that the log tells of, after `from` and up to `to`; of those of the cell's cgroups alone with `own`. A task
- * that the kernel killed more than once is as many kills to its counters; *again gets what it is too many.
- */
-static uint64_t kills_in_log(const struct facts *f, double from, double to, bool own, uint64_t *again)
+struct log_kills {
+	uint64_t n;	/* as often as the kernel named a task */
+	uint64_t again; /* ... that it had named before */
+	uint64_t maybe; /* first victims of a memory.oom.group: their second naming may not be seen as one */
+};
+
+static bool is_ours(const json_t *victim)
 {
-	uint64_t n = 0;
+	const char *cgroup = string(victim, "cgroup");
+	size_t len = strlen(FACTS_GROUP);
+
+	return strncmp(cgroup, FACTS_GROUP, len) == 0 && (cgroup[len] == '/' || !cgroup[len]);
+}
+
+/* What the log tells of, after `from` and up to `to`; of the cell's own cgroups alone with `own`. */
+static struct log_kills kills_in_log(const struct facts *f, double from, double to, bool own)
+{
+	struct log_kills k = { 0 };
+	bool in_group = false;
 	json_t *victim;
 	size_t i;
 
 	json_array_foreach (f->victims, i, victim) {
 		uint64_t times = integer(victim, "times") > 1 ? (uint64_t)integer(victim, "times") : 1;
 		double t = number(victim, "t");
+		bool group = json_is_true(json_object_get(victim, "group"));
 
-		if (t <= from || t > to ||
-		    (own && strncmp(string(victim, "cgroup"), FACTS_GROUP, strlen(FACTS_GROUP)) != 0))
+		if (t <= from || t > to || (own && !is_ours(victim)))
 			continue;
-		n += times;
-		*again += times - 1;
+		k.n += times;
+		k.again += times - 1;
+		k.maybe += group && !in_group;
+		in_group = group;
 	}
-	return n;
+	return k;
 }
 
 static void disagree(struct kill_count *k, const char *who, uint64_t counted, uint64_t told)
@@ -487,30 +512,46 @@ static void disagree(struct kill_count *k, const char *who, uint64_t counted, ui
 		 counted == 1 ? "" : "s", told);
 }
 
+/* By the counter, what it cannot know of by the log. */
+static void count_by_vmstat(const struct facts *f, struct kill_count *k)
+{
+	double from = f->oom_counter.from_t, to = f->oom_counter.to_t;
+	struct log_kills before = kills_in_log(f, FACTS_NEVER, from, false), seen = kills_in_log(f, from, to, false);
+	struct log_kills soon = kills_in_log(f, to, to + PRINTING_S, false);
+	struct log_kills rest = kills_in_log(f, to + PRINTING_S, FOREVER, false);
+	uint64_t counted = f->oom_counter.kills, again = before.again + seen.again + soon.again + rest.again;
+	/* Of those printed a moment behind the last reading, some were counted by it. */
+	uint64_t late = counted > seen.n ? counted - seen.n : 0;
+
+	if (late > soon.n) {
+		uint64_t excess = late - soon.n;
+
+		late = soon.n;
+		if (excess <= seen.maybe + soon.maybe)
+			again += excess;
+		else
+			disagree(k, "vmstat", counted, seen.n + soon.n);
+	} else if (counted < seen.n) {
+		disagree(k, "vmstat", counted, seen.n);
+	}
+	k->kills = before.n + counted + soon.n - late + rest.n;
+	k->kills -= again < k->kills ? again : k->kills;
+}
+
 struct kill_count facts_count_kills(const struct facts *f)
 {
 	struct kill_count k = { .known = f->have_oom_counter, .agree = true, .kills = f->oom_log };
-	const double end = 1e18;
-	uint64_t counted, seen, later, all, again = 0, unused = 0;
 
-	if (f->have_oom_counter) {
-		/* The log may tell of a kill a moment after it was counted, and of more than was read in time. */
-		counted = f->oom_counter.kills;
-		seen = kills_in_log(f, f->oom_counter.from_t, f->oom_counter.to_t, false, &again);
-		later = kills_in_log(f, f->oom_counter.to_t, end, false, &again);
-		if (counted < seen || counted > seen + later)
-			disagree(&k, "vmstat", counted, counted < seen ? seen : seen + later);
-		if (counted > seen)
-			later -= counted - seen < later ? counted - seen : later;
-		k.kills = counted + later > again ? counted + later - again : 0;
-	}
+	if (f->have_oom_counter)
+		count_by_vmstat(f, &k);
 	if (f->have_oom_events) {
-		counted = f->oom_events.kills;
-		seen = kills_in_log(f, f->oom_events.from_t, f->oom_events.to_t, true, &unused);
+		struct log_kills own = kills_in_log(f, f->oom_events.from_t, f->oom_events.to_t, true);
 		/* The kernel leaves a victim's cgroup out of many reports, so any of them may have been of these. */
-		all = kills_in_log(f, f->oom_events.from_t, end, false, &unused);
-		if (counted < seen || counted > all)
-			disagree(&k, "memory.events of " FACTS_GROUP, counted, counted < seen ? seen : all);
+		struct log_kills all = kills_in_log(f, f->oom_events.from_t, FOREVER, false);
+		uint64_t counted = f->oom_events.kills;
+
+		if (counted < own.n || counted > all.n + all.maybe)
+			disagree(&k, "memory.events of " FACTS_GROUP, counted, counted < own.n ? own.n : all.n);
 	}
 	return k;
 }

@@ -34,7 +34,7 @@ struct facts {
 	 * is free. Then after a shrink, exactly.
 	 */
 	double slab_peak_t, utilisation_pct, utilisation_least_pct, utilisation_exact_pct;
-	bool have_slack, have_exact;
+	bool have_exact;
 	json_t *slack;		   /* object: cache -> objects that may count as in use though they are free; owned */
 	uint64_t shrink_freed_kib; /* by the shrink */
 	uint64_t psi_full_us, psi_some_us; /* growth of memory pressure from the start line on */
@@ -55,7 +55,8 @@ struct facts {
 	bool have_wq_trace, have_wq_wait;
 	double wq_wait_max_ms; /* by the tracepoints: of all works, or of the stalls where the sum was not written */
 	char wq_trace_error[160];
-	double last_t; /* of the last sample */
+	double last_t;	 /* of the last sample */
+	double shrink_t; /* from here on we disturb the machine ourselves */
 	struct cache_peak caches[FACTS_MAX_CACHES];
 	size_t n_caches;
 	/* kernel events at or after the set-up */

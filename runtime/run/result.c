@@ -448,7 +448,8 @@ static json_t *samples_json(const struct bb *box, const struct extract_result *e
 	put_int(s, "missed", atomic_load(&head->samples_missed));
 	put_real(s, "late_max_ms", (double)atomic_load(&head->late_max_ns) / 1e6);
 	put_int(s, "kmsg_lost", atomic_load(&head->kmsg_lost));
-	put_int(s, "kmsg_dropped", e->kmsg_dropped);
+	put_int(s, "kmsg_dropped",
+		atomic_load(&head->dropped[BB_USER_LOG]) + atomic_load(&head->dropped[BB_KERNEL_LOG]));
 	put_int(s, "dropped", atomic_load(&head->dropped[BB_SAMPLES]));
 	put_int(s, "box_lost", atomic_load(&head->lost));
 	put_int(s, "box_torn", e->torn);

@@ -37,16 +37,17 @@
 
 /*
  * Set in every arm. The detectors' thresholds are below the kernel's defaults (21 s, 30 s, 20 s, 120 s) because a cell
- * is over in a minute or two, and in an order that lets the most specific speak first: an RCU stall names the CPU and
- * what runs there (8 s), a workqueue lockup the pool and its works (10 s), a soft lockup the CPU (twice
- * watchdog_thresh: 12 s), a hung task only who waits (20 s). hung_task_warnings -1 is no limit.
+ * is over in a minute or two, and so that the most specific speaks first, its latest word before the next one's
+ * earliest: an RCU stall names the CPU and what runs there (from 4 s), a workqueue lockup the pool and its works
+ * (looked for every 5 s: 5 to 10 s), a soft lockup the CPU (twice watchdog_thresh: from 12 s), a hung task only who
+ * waits (20 to 40 s). hung_task_warnings -1 is no limit.
  */
 static const struct spec_knob pins[] = {
 	{ "kernel.hung_task_timeout_secs", "/proc/sys/kernel/hung_task_timeout_secs", "20", false },
 	{ "kernel.hung_task_warnings", "/proc/sys/kernel/hung_task_warnings", "-1", false },
 	{ "kernel.watchdog_thresh", "/proc/sys/kernel/watchdog_thresh", "6", false },
-	{ "workqueue.watchdog_thresh", "/sys/module/workqueue/parameters/watchdog_thresh", "10", false },
-	{ "rcupdate.rcu_cpu_stall_timeout", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "8", false },
+	{ "workqueue.watchdog_thresh", "/sys/module/workqueue/parameters/watchdog_thresh", "5", false },
+	{ "rcupdate.rcu_cpu_stall_timeout", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "4", false },
 	{ "vm.oom_dump_tasks", "/proc/sys/vm/oom_dump_tasks", "1", false },
 };
 
