@@ -183,7 +183,7 @@ void klog_slot_add(struct klog *k, struct slot *s, const struct klog_line *l)
 /* What a report takes in at this point. */
 static unsigned accepts(const struct slot *s)
 {
-	const unsigned trace = s->phase == PHASE_HEAD	 ? L_CONTEXT | L_TRACE
+	const unsigned trace = s->phase == PHASE_HEAD	 ? L_CONTEXT | L_WORKER | L_TRACE
 			       : s->phase == PHASE_TRACE ? L_TRACE | L_MARK | L_FRAME
 							 : L_MARK;
 

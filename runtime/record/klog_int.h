@@ -43,8 +43,9 @@ enum line_class {
 	L_OOPS = 1 << 16,
 	L_PANIC = 1 << 17,
 	L_SLUB = 1 << 18,
-	L_TASK = 1 << 19, /* sched_show_task() */
-	L_WRAP = 1 << 20, /* the rest of a line that a mailer wrapped */
+	L_TASK = 1 << 19,   /* sched_show_task() */
+	L_WRAP = 1 << 20,   /* the rest of a line that a mailer wrapped */
+	L_WORKER = 1 << 21, /* what a kworker is doing */
 };
 
 struct slot {

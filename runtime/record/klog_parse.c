@@ -209,6 +209,16 @@ static bool body_context(struct klog *k, struct slot *s, const struct klog_line 
 	return true;
 }
 
+/* "Workqueue: kcopyd do_work [dm_mod]": what else tells one kworker from another? */
+static bool body_worker(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
+{
+	(void)k;
+	hit += strlen("Workqueue: ");
+	if (!l->ambiguous && !s->ev.workqueue[0])
+		copy(s->ev.workqueue, sizeof(s->ev.workqueue), hit, strlen(hit));
+	return true;
+}
+
 static bool body_trace(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
 {
 	(void)k;
@@ -963,38 +973,72 @@ static bool body_wq_pwq(struct klog *k, struct slot *s, const struct klog_line *
 	return true;
 }
 
-/* "67:do_work [dm_mod], 13(RESCUER):f BAR(12)" or "cache_reap, 3*do_work [dm_mod]" */
+/*
+ * "67:do_work [dm_mod] for 31s f BAR(12), 13(RESCUER):g" or "cache_reap BAR(12), 3*do_work [dm_mod]": a comma parts
+ * workers, and works that are not linked; what a worker has to do next, and the barrier that flush_work() links to a
+ * work, follow without one.
+ */
 static void work_list(struct slot *s, const char *p, bool flight)
 {
-	struct klog_wq *w = &s->ev.wq;
+	const struct klog_work none = {
+		.pid = KLOG_NONE, .count = 1, .seconds = KLOG_NONE, .barrier = KLOG_NONE, .same_pool = s->same_pool
+	};
+	struct klog_work *list = flight ? s->ev.wq.flight : s->ev.wq.pending;
+	unsigned *n = flight ? &s->ev.wq.flight_n : &s->ev.wq.pending_n;
+	struct klog_work item = none, past_end;
+	struct klog_work *last = NULL;
 
-	while (*p) {
-		struct klog_work item = { .pid = KLOG_NONE, .count = 1, .same_pool = s->same_pool };
-		const char *end, *next;
+	for (;;) {
+		size_t blanks = strspn(p, " ,"), len;
+		bool parted = !last || memchr(p, ',', blanks);
+		const char *next;
 		int64_t v;
 
-		p += strspn(p, " ,");
-		end = p + strcspn(p, ",");
-		if (end == p)
+		p += blanks;
+		len = strcspn(p, " ,");
+		if (!len)
 			break;
-		next = number(p, &v);
-		if (flight && next) {
-			const char *colon = memchr(p, ':', (size_t)(end - p));
+		if (last && *p == '[') {
+			size_t have = strlen(last->func);
 
-			item.pid = v;
-			if (colon)
-				p = colon + 1;
-		} else if (!flight && next && *next == '*') {
-			item.count = v;
-			p = next + 1;
+			/* With the blank before it. */
+			copy(last->func + have, sizeof(last->func) - have, p - 1, len + 1);
+			p += len;
+			continue;
 		}
-		copy_trim(item.func, sizeof(item.func), p, (size_t)(end - p));
-		copy(item.wq, sizeof(item.wq), s->wq, strlen(s->wq));
-		if (flight && w->flight_n < KLOG_WORK_MAX)
-			w->flight[w->flight_n++] = item;
-		else if (!flight && w->pending_n < KLOG_WORK_MAX)
-			w->pending[w->pending_n++] = item;
-		p = end;
+		if (last && starts(p, "for ") && (next = number(p + 4, &v)) && *next == 's') {
+			last->seconds = v;
+			p = next + 1;
+			continue;
+		}
+		if (parted && flight) {
+			const char *colon = memchr(p, ':', len);
+
+			item = none;
+			/* Or "bh:", which is no task. */
+			next = number(p, &v);
+			if (next)
+				item.pid = v;
+			if (colon) {
+				item.rescuer = strncmp(next ? next : p, "(RESCUER):", strlen("(RESCUER):")) == 0;
+				len -= (size_t)(colon + 1 - p);
+				p = colon + 1;
+			}
+		}
+		last = *n < KLOG_WORK_MAX ? &list[(*n)++] : &past_end;
+		*last = item;
+		last->scheduled = flight && !parted;
+		copy(last->wq, sizeof(last->wq), s->wq, strlen(s->wq));
+		next = number(p, &v);
+		if (starts(p, "BAR(")) {
+			number(p + 4, &last->barrier);
+		} else if (next && *next == '*' && next < p + len) {
+			last->count = v;
+			copy(last->func, sizeof(last->func), next + 1, (size_t)(p + len - next - 1));
+		} else {
+			copy(last->func, sizeof(last->func), p, len);
+		}
+		p += len;
 	}
 }
 
@@ -1566,7 +1610,7 @@ const struct klog_pattern klog_patterns[] = {
 	BODY("Pid: ", L_CONTEXT, body_context),
 	BODY("Hardware name: ", L_CONTEXT, NULL),
 	BODY("Tainted: [", L_CONTEXT, NULL),
-	BODY("Workqueue: ", L_CONTEXT, NULL),
+	BODY("Workqueue: ", L_WORKER, body_worker),
 	BODY("RIP: ", L_REGS, body_regs),
 	BODY("RIP [", L_REGS, NULL),
 	BODY("IP: [", L_REGS, NULL),
