@@ -799,6 +799,69 @@ static void test_rcu_forms(void **state)
 	assert_int_equal(event(2)->cpu, 2);
 }
 
+static void test_rcu_stack_is_of_the_stalled_cpu(void **state)
+{
+	const struct klog_event *ev;
+
+	(void)state;
+	/* The grace-period kthread's stack comes before it, that of the CPU where it last ran behind it. */
+	run("[1.000000] rcu: INFO: rcu_sched self-detected stall on CPU\n"
+	    "[1.000001] rcu: \t1-...!: (30 ticks this GP) idle=1b2/1/0x4000000000000000 softirq=712/714 fqs=0\n"
+	    "[1.000002] \t(t=2252 jiffies g=301 q=1)\n"
+	    "[1.000003] rcu: rcu_sched kthread starved for 2252 jiffies! g301 f0x0 ->state=0x402 ->cpu=0\n"
+	    "[1.000004] rcu: RCU grace-period kthread stack dump:\n"
+	    "[1.000005] task:rcu_sched       state:I stack:    0 pid:   12 ppid:     2 flags:0x00004000\n"
+	    "[1.000006] Call Trace:\n"
+	    "[1.000007]  rcu_gp_kthread+0x57b/0xc30\n"
+	    "[1.000008]  ret_from_fork+0x22/0x30\n"
+	    "[1.000009] NMI backtrace for cpu 1\n"
+	    "[1.000010] CPU: 1 PID: 153 Comm: fx Not tainted 5.10.0 #1\n"
+	    "[1.000011] RIP: 0010:clear_user+0x20/0x50\n"
+	    "[1.000012] Call Trace:\n"
+	    "[1.000013]  read_zero+0x68/0xb0\n"
+	    "[1.000014] rcu: Stack dump where RCU GP kthread last ran:\n"
+	    "[1.000015] NMI backtrace for cpu 0\n"
+	    "[1.000016] RIP: 0010:idle+0x20/0x50\n"
+	    "[1.000017] Call Trace:\n"
+	    "[1.000018]  do_idle+0x68/0xb0\n");
+	assert_int_equal(res.n, 1);
+	ev = only(KLOG_RCU_STALL);
+	assert_string_equal(ev->task, "fx");
+	assert_string_equal(ev->where, "clear_user+0x20/0x50");
+	assert_int_equal(ev->stack_n, 1);
+	assert_string_equal(ev->stack[0], "read_zero");
+	assert_int_equal(ev->lines, 19);
+}
+
+static void test_rcu_waits_for_the_backtrace(void **state)
+{
+	(void)state;
+	run("[1.000000] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:\n"
+	    "[1.000001] rcu: \t1-...0: (6 ticks this GP) idle=1b2/1/0x4000000000000000 softirq=1095/1095 fqs=172\n"
+	    "[1.000002] Sending NMI from CPU 0 to CPUs 1:\n"
+	    "[16.000000] NMI backtrace for cpu 1\n"
+	    "[16.000001] Call Trace:\n"
+	    "[16.000002]  read_zero+0x68/0xb0\n"
+	    "[19.000000] NMI backtrace for cpu 1\n");
+	assert_int_equal(only(KLOG_RCU_STALL)->stack_n, 1);
+	/* Answered, it is over as soon as any other. */
+	assert_int_equal(only(KLOG_RCU_STALL)->lines, 6);
+}
+
+static void test_guesses_do_not_displace_frames(void **state)
+{
+	char text[8192] =
+		"[1.000000] Kernel panic - not syncing: x\n[1.000001] Call Trace:\n[1.000002]  panic+0x1/0x2\n";
+
+	(void)state;
+	for (int i = 0; i < 2 * KLOG_STACK_MAX; i++)
+		strcat(text, "[1.000003]  ? leftover+0x1/0x2\n");
+	run(strcat(text, "[1.000004]  entry_SYSCALL_64_after_hwframe+0x1/0x2\n"));
+	assert_int_equal(event(0)->stack_n, 2);
+	assert_string_equal(event(0)->stack[0], "panic");
+	assert_string_equal(event(0)->stack[1], "entry_SYSCALL_64_after_hwframe");
+}
+
 static void test_oops_is_one_event(void **state)
 {
 	(void)state;
@@ -1247,6 +1310,9 @@ int main(void)
 		cmocka_unit_test(test_hung_forms),
 		cmocka_unit_test(test_alloc_stalls),
 		cmocka_unit_test(test_rcu_forms),
+		cmocka_unit_test(test_rcu_stack_is_of_the_stalled_cpu),
+		cmocka_unit_test(test_rcu_waits_for_the_backtrace),
+		cmocka_unit_test(test_guesses_do_not_displace_frames),
 		cmocka_unit_test(test_oops_is_one_event),
 		cmocka_unit_test(test_warnings),
 		cmocka_unit_test(test_bugs),

@@ -48,6 +48,11 @@
 #define KLOG_IDLE_US 2000000
 /* A kill waits this long for its reaper line: the reaper starts 2 s late (since 5.18) and tries for 1 s. */
 #define KLOG_REAP_US 3500000
+/*
+ * A stall report waits this long for the backtrace that it asked another CPU for. The kernel waits 10 s; a CPU that the
+ * host has stopped answers when it runs again.
+ */
+#define KLOG_NMI_US 20000000
 
 enum klog_kind {
 	KLOG_OOM_KILL,	     /* global; one for each task killed */

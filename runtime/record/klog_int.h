@@ -54,9 +54,11 @@ struct slot {
 	enum section section;
 	int64_t last_usec; /* when a line last came, KLOG_NONE if the log has no times */
 	uint64_t last_index;
-	bool marks;	  /* the trace has <TASK> marks, so </TASK> ends it */
-	bool no_stack;	  /* frames could not be told from another report's */
-	uint32_t guesses; /* bit n: stack[n] had a "?" */
+	bool marks;	/* the trace has <TASK> marks, so </TASK> ends it */
+	bool no_stack;	/* frames could not be told from another report's */
+	bool sure;	/* the frames kept had no "?" */
+	bool elsewhere; /* the backtrace being printed is not of the task that the report is about */
+	bool nmi;	/* another CPU has been asked for its backtrace */
 
 	/* OOM */
 	bool killed;	    /* has its victim, waits for the reaper */

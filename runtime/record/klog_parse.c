@@ -191,7 +191,7 @@ static bool body_context(struct klog *k, struct slot *s, const struct klog_line 
 
 	(void)k;
 	(void)hit;
-	if (l->ambiguous)
+	if (l->ambiguous || s->elsewhere)
 		return true;
 	if (!ev->taint_known)
 		parse_taint(ev, l->body);
@@ -244,7 +244,7 @@ static bool body_regs(struct klog *k, struct slot *s, const struct klog_line *l,
 
 	(void)k;
 	(void)hit;
-	if (l->ambiguous || s->ev.where[0] || !starts(l->body, "RIP: ") || s->ev.kind == KLOG_HUNG_TASK)
+	if (l->ambiguous || s->elsewhere || s->ev.where[0] || !starts(l->body, "RIP: ") || s->ev.kind == KLOG_HUNG_TASK)
 		return true;
 	/* "RIP: 0010:func+0x1/0x2"; 0033 is user code */
 	func = strchr(l->body + 5, ':');
@@ -325,10 +325,13 @@ static void add_frame(struct slot *s, const struct klog_line *l)
 
 	if (s->phase != PHASE_TRACE)
 		return;
-	if (!l->ambiguous && ev->stack_n < KLOG_STACK_MAX) {
-		if (guess)
-			s->guesses |= 1u << ev->stack_n;
-		copy(ev->stack[ev->stack_n++], sizeof(ev->stack[0]), name, n);
+	/* Frames with a "?" are leftovers on the stack; they count only where the unwinder had nothing better. */
+	if (!l->ambiguous && !s->elsewhere && !(guess && s->sure)) {
+		if (!guess && !s->sure)
+			ev->stack_n = 0;
+		s->sure = !guess;
+		if (ev->stack_n < KLOG_STACK_MAX)
+			copy(ev->stack[ev->stack_n++], sizeof(ev->stack[0]), name, n);
 	}
 	/* 2.6 and hand-unwound traces consist of guesses alone, so a guessed bottom says nothing. */
 	if (!guess && !s->marks && is_bottom(name, n))
@@ -1196,6 +1199,33 @@ static bool body_rcu(struct klog *k, struct slot *s, const struct klog_line *l, 
 	end = number(p, &cpu);
 	if (end && *end == '-' && strstr(end, ": (") && s->ev.cpu == KLOG_NONE)
 		s->ev.cpu = cpu;
+	/* "RCU grace-period kthread stack dump:", "Stack dump where RCU GP kthread last ran:" */
+	if (strstr(p, " kthread stack dump") || starts(p, "Stack dump where "))
+		s->elsewhere = true;
+	return true;
+}
+
+/* "Sending NMI from CPU 0 to CPUs 1:" */
+static bool body_nmi(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
+{
+	(void)k;
+	(void)l;
+	(void)hit;
+	s->nmi = true;
+	return true;
+}
+
+/* "NMI backtrace for cpu 1", "Task dump for CPU 1:": the stack of the stalled CPU is the report's, and of it the first
+ */
+static bool body_cpu_stack(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
+{
+	int64_t cpu = KLOG_NONE;
+
+	(void)k;
+	(void)l;
+	s->nmi = false;
+	number(strstr(hit, " for ") + strlen(" for cpu "), &cpu);
+	s->elsewhere = s->ev.stack_n || (s->ev.cpu != KLOG_NONE && s->ev.cpu != cpu);
 	return true;
 }
 
@@ -1702,9 +1732,9 @@ const struct klog_pattern klog_patterns[] = {
 	BODY("rcu:", L_RCU, body_rcu),
 	BODY("(t=", L_RCU, NULL),
 	BODY("(detected by ", L_RCU, NULL),
-	BODY("NMI backtrace for cpu ", L_RCU, NULL),
-	BODY("Sending NMI from CPU ", L_RCU, NULL),
-	BODY("Task dump for CPU ", L_RCU, NULL),
+	BODY("NMI backtrace for cpu ", L_RCU, body_cpu_stack),
+	BODY("Sending NMI from CPU ", L_RCU, body_nmi),
+	BODY("Task dump for CPU ", L_RCU, body_cpu_stack),
 
 	BODY("#PF: ", L_OOPS, NULL),
 	BODY("PGD ", L_OOPS, NULL),
