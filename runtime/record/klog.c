@@ -172,7 +172,7 @@ static unsigned accepts(const struct slot *s)
 		return L_WRAP;
 	case KLOG_ALLOC_FAILURE:
 	case KLOG_ALLOC_STALL:
-		return trace | L_REGS | L_MEM | L_SLUB | L_WRAP;
+		return trace | L_REGS | L_MEM | L_MEMCG | L_SLUB | L_WRAP;
 	case KLOG_HUNG_TASK:
 		return (trace & ~L_CONTEXT) | L_HUNG | L_TASK | L_REGS | L_LOCKS;
 	case KLOG_SOFT_LOCKUP:

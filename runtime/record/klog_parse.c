@@ -1270,12 +1270,18 @@ static bool open_alloc_stall(struct klog *k, struct slot *s, const struct klog_l
 	return true;
 }
 
+/*
+ * "fx: vmalloc error: size 4096, exceeds total pages, mode:0x..", in 5.10
+ * "fx: vmalloc: allocation failure: 4096 bytes, mode:0x.."
+ */
 static bool open_vmalloc(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
 {
+	const char *end = strstr(hit, ", mode:");
+
 	if (hit == l->body)
 		return false;
 	s = alloc_report(k, l, hit, KLOG_ALLOC_FAILURE);
-	copy(s->ev.what, sizeof(s->ev.what), hit + 2, strcspn(hit + 2, ","));
+	copy(s->ev.what, sizeof(s->ev.what), hit + 2, end ? (size_t)(end - hit - 2) : strlen(hit + 2));
 	return true;
 }
 
