@@ -57,8 +57,8 @@
 enum klog_kind {
 	KLOG_OOM_KILL,	     /* global; one for each task killed */
 	KLOG_MEMCG_OOM_KILL, /* in a memory cgroup; one for each task killed */
-	KLOG_OOM_INVOKED, /* an OOM report that names no killed task: none was killable, or the log ends or lost lines
-			   */
+	/* an OOM report that names no killed task: none was killable, panic_on_oom, or the log ends or lost lines */
+	KLOG_OOM_INVOKED,
 	KLOG_WQ_LOCKUP,
 	KLOG_HUNG_TASK,
 	KLOG_SOFT_LOCKUP,

@@ -1552,6 +1552,12 @@ static bool open_panic(struct klog *k, struct slot *s, const struct klog_line *l
 {
 	const char *reason = hit + strlen("Kernel panic - not syncing: ");
 
+	/* "Out of memory: compulsory panic_on_oom is enabled" is the end of the OOM report before it. */
+	s = oom_report(k, l->rec);
+	if (s && starts(reason, "Out of memory: ")) {
+		copy(s->ev.oom.outcome, sizeof(s->ev.oom.outcome), "panic_on_oom", strlen("panic_on_oom"));
+		klog_slot_close(k, s);
+	}
 	s = klog_slot_open(k, l, KLOG_PANIC);
 	copy_trim(s->ev.what, sizeof(s->ev.what), reason, strlen(reason));
 	return true;
