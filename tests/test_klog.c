@@ -599,7 +599,7 @@ static void test_workqueue_forms(void **state)
 	    "[1.000002] Showing busy workqueues and worker pools:\n"
 	    "[1.000003] workqueue a: b: flags=0x8\n"
 	    "[1.000004]   pwq 0: cpus=0 node=0 flags=0x0 nice=0 active=3 refcnt=4\n"
-	    "[1.000005]     in-flight: 67:do_work [dm_mod] BAR(12), 13(RESCUER):f\n"
+	    "[1.000005]     in-flight: 67:do_work [dm_mod], 13(RESCUER):f\n"
 	    "[1.000006]     pending: cache_reap, 3*do_work [dm_mod]\n"
 	    "[1.000007] pool 0: cpus=0 node=0 flags=0x0 nice=0 hung=31s workers=3 idle: 129\n");
 	assert_int_equal(res.count[KLOG_WQ_LOCKUP], 2);
@@ -608,10 +608,12 @@ static void test_workqueue_forms(void **state)
 	assert_int_equal(w->seconds, 31);
 	assert_int_equal(w->flight_n, 2);
 	assert_int_equal(w->flight[0].pid, 67);
-	assert_string_equal(w->flight[0].func, "do_work [dm_mod] BAR(12)");
+	assert_string_equal(w->flight[0].func, "do_work [dm_mod]");
 	assert_true(w->flight[0].same_pool);
+	assert_false(w->flight[0].rescuer);
 	assert_int_equal(w->flight[1].pid, 13);
 	assert_string_equal(w->flight[1].func, "f");
+	assert_true(w->flight[1].rescuer);
 	assert_int_equal(w->pending_n, 2);
 	assert_int_equal(w->pending[1].count, 3);
 	assert_string_equal(w->pending[1].func, "do_work [dm_mod]");
@@ -638,9 +640,107 @@ static void test_workqueue_forms(void **state)
 	assert_int_equal(res.n, 1);
 	assert_int_equal(event(0)->lines, 14);
 	assert_int_equal(event(0)->wq.flight_n, 1);
+	assert_string_equal(event(0)->workqueue, "events spin_work [x]");
 	/* Asked for by sysrq, a listing is no event. */
 	run("[1.000002] Showing busy workqueues and worker pools:\n[1.000003] workqueue a: flags=0x8\n");
 	assert_int_equal(res.n, 0);
+}
+
+static void run_works(const char *line)
+{
+	char text[512];
+
+	snprintf(text, sizeof(text),
+		 "[1.000000] BUG: workqueue lockup - pool cpus=1 node=0 flags=0x0 nice=0 stuck for 31s!\n"
+		 "[1.000001] Showing busy workqueues and worker pools:\n"
+		 "[1.000002] workqueue kcopyd: flags=0x8\n"
+		 "[1.000003]   pwq 2: cpus=1 node=0 flags=0x0 nice=0 active=3/256 refcnt=5\n"
+		 "[1.000004]     %s\n",
+		 line);
+	run(text);
+	assert_int_equal(res.n, 1);
+}
+
+static void test_workqueue_works_behind_one_another(void **state)
+{
+	const struct klog_work *work;
+
+	(void)state;
+	/* What a worker has to do next stands behind its work without a comma, a barrier of flush_work() too. */
+	run_works("in-flight: 109(RESCUER):do_work [dm_mod] do_work [dm_mod] BAR(12), 7:f");
+	work = event(0)->wq.flight;
+	assert_int_equal(event(0)->wq.flight_n, 4);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(work[i].pid, 109);
+		assert_true(work[i].rescuer);
+		assert_string_equal(work[i].wq, "kcopyd");
+		assert_true(work[i].same_pool);
+	}
+	assert_string_equal(work[0].func, "do_work [dm_mod]");
+	assert_false(work[0].scheduled);
+	assert_int_equal(work[0].barrier, KLOG_NONE);
+	assert_string_equal(work[1].func, "do_work [dm_mod]");
+	assert_true(work[1].scheduled);
+	assert_string_equal(work[2].func, "");
+	assert_int_equal(work[2].barrier, 12);
+	assert_int_equal(work[3].pid, 7);
+	assert_string_equal(work[3].func, "f");
+	assert_false(work[3].rescuer);
+	assert_false(work[3].scheduled);
+
+	/* A pending work and its barrier are linked: no comma there either. */
+	run_works("pending: do_work, BAR(136), refresh_vm_stats BAR(137)");
+	work = event(0)->wq.pending;
+	assert_int_equal(event(0)->wq.pending_n, 4);
+	assert_string_equal(work[0].func, "do_work");
+	assert_int_equal(work[1].barrier, 136);
+	assert_string_equal(work[2].func, "refresh_vm_stats");
+	assert_int_equal(work[2].barrier, KLOG_NONE);
+	assert_int_equal(work[3].barrier, 137);
+	assert_false(work[3].scheduled);
+
+	/* From 6.5 on the same works are folded, and softirq pools have no task; from 7.x on with the time it took. */
+	run_works("in-flight: bh-hi:tasklet 3*do_work [dm_mod], 12:f [x] for 31s g for 2s");
+	work = event(0)->wq.flight;
+	assert_int_equal(event(0)->wq.flight_n, 4);
+	assert_int_equal(work[0].pid, KLOG_NONE);
+	assert_string_equal(work[0].func, "tasklet");
+	assert_string_equal(work[1].func, "do_work [dm_mod]");
+	assert_int_equal(work[1].count, 3);
+	assert_int_equal(work[2].pid, 12);
+	assert_string_equal(work[2].func, "f [x]");
+	assert_int_equal(work[2].seconds, 31);
+	assert_string_equal(work[3].func, "g");
+	assert_true(work[3].scheduled);
+
+	/* More than there is room for, and pieces. */
+	run_works("pending: a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, a, "
+		  "a, a, "
+		  "a, a [x], BAR(1)");
+	assert_int_equal(event(0)->wq.pending_n, KLOG_WORK_MAX);
+	assert_string_equal(event(0)->wq.pending[KLOG_WORK_MAX - 1].func, "a");
+	run_works("in-flight: [x], :, 12(RESCUER):, BAR(");
+	run_works("pending: ,, 3*, for 1s, BAR(, 99999999999999999999");
+}
+
+static void test_hung_kworker_says_what_it_does(void **state)
+{
+	(void)state;
+	run("[1.000000] INFO: task kworker/1:2:105 blocked for more than 20 seconds.\n"
+	    "[1.000001]       Not tainted 6.1.192 #1\n"
+	    "[1.000002] \"echo 0 > /proc/sys/kernel/hung_task_timeout_secs\" disables this message.\n"
+	    "[1.000003] task:kworker/1:2     state:D stack:0     pid:105   ppid:2      flags:0x00004000\n"
+	    "[1.000004] Workqueue: kcopyd do_work [dm_mod]\n"
+	    "[1.000005] Call Trace:\n"
+	    "[1.000006]  <TASK>\n"
+	    "[1.000007]  __schedule+0x1/0x2\n"
+	    "[1.000008]  </TASK>\n"
+	    "[1.000009] INFO: task dd:9 blocked for more than 20 seconds.\n");
+	assert_int_equal(res.n, 2);
+	assert_string_equal(event(0)->task, "kworker/1:2");
+	assert_string_equal(event(0)->workqueue, "kcopyd do_work [dm_mod]");
+	assert_int_equal(event(0)->lines, 9);
+	assert_string_equal(event(1)->workqueue, "");
 }
 
 static void test_hung_forms(void **state)
@@ -697,6 +797,69 @@ static void test_rcu_forms(void **state)
 	assert_int_equal(event(1)->self, 0);
 	assert_int_equal(event(1)->cpu, 3);
 	assert_int_equal(event(2)->cpu, 2);
+}
+
+static void test_rcu_stack_is_of_the_stalled_cpu(void **state)
+{
+	const struct klog_event *ev;
+
+	(void)state;
+	/* The grace-period kthread's stack comes before it, that of the CPU where it last ran behind it. */
+	run("[1.000000] rcu: INFO: rcu_sched self-detected stall on CPU\n"
+	    "[1.000001] rcu: \t1-...!: (30 ticks this GP) idle=1b2/1/0x4000000000000000 softirq=712/714 fqs=0\n"
+	    "[1.000002] \t(t=2252 jiffies g=301 q=1)\n"
+	    "[1.000003] rcu: rcu_sched kthread starved for 2252 jiffies! g301 f0x0 ->state=0x402 ->cpu=0\n"
+	    "[1.000004] rcu: RCU grace-period kthread stack dump:\n"
+	    "[1.000005] task:rcu_sched       state:I stack:    0 pid:   12 ppid:     2 flags:0x00004000\n"
+	    "[1.000006] Call Trace:\n"
+	    "[1.000007]  rcu_gp_kthread+0x57b/0xc30\n"
+	    "[1.000008]  ret_from_fork+0x22/0x30\n"
+	    "[1.000009] NMI backtrace for cpu 1\n"
+	    "[1.000010] CPU: 1 PID: 153 Comm: fx Not tainted 5.10.0 #1\n"
+	    "[1.000011] RIP: 0010:clear_user+0x20/0x50\n"
+	    "[1.000012] Call Trace:\n"
+	    "[1.000013]  read_zero+0x68/0xb0\n"
+	    "[1.000014] rcu: Stack dump where RCU GP kthread last ran:\n"
+	    "[1.000015] NMI backtrace for cpu 0\n"
+	    "[1.000016] RIP: 0010:idle+0x20/0x50\n"
+	    "[1.000017] Call Trace:\n"
+	    "[1.000018]  do_idle+0x68/0xb0\n");
+	assert_int_equal(res.n, 1);
+	ev = only(KLOG_RCU_STALL);
+	assert_string_equal(ev->task, "fx");
+	assert_string_equal(ev->where, "clear_user+0x20/0x50");
+	assert_int_equal(ev->stack_n, 1);
+	assert_string_equal(ev->stack[0], "read_zero");
+	assert_int_equal(ev->lines, 19);
+}
+
+static void test_rcu_waits_for_the_backtrace(void **state)
+{
+	(void)state;
+	run("[1.000000] rcu: INFO: rcu_sched detected stalls on CPUs/tasks:\n"
+	    "[1.000001] rcu: \t1-...0: (6 ticks this GP) idle=1b2/1/0x4000000000000000 softirq=1095/1095 fqs=172\n"
+	    "[1.000002] Sending NMI from CPU 0 to CPUs 1:\n"
+	    "[16.000000] NMI backtrace for cpu 1\n"
+	    "[16.000001] Call Trace:\n"
+	    "[16.000002]  read_zero+0x68/0xb0\n"
+	    "[19.000000] NMI backtrace for cpu 1\n");
+	assert_int_equal(only(KLOG_RCU_STALL)->stack_n, 1);
+	/* Answered, it is over as soon as any other. */
+	assert_int_equal(only(KLOG_RCU_STALL)->lines, 6);
+}
+
+static void test_guesses_do_not_displace_frames(void **state)
+{
+	char text[8192] =
+		"[1.000000] Kernel panic - not syncing: x\n[1.000001] Call Trace:\n[1.000002]  panic+0x1/0x2\n";
+
+	(void)state;
+	for (int i = 0; i < 2 * KLOG_STACK_MAX; i++)
+		strcat(text, "[1.000003]  ? leftover+0x1/0x2\n");
+	run(strcat(text, "[1.000004]  entry_SYSCALL_64_after_hwframe+0x1/0x2\n"));
+	assert_int_equal(event(0)->stack_n, 2);
+	assert_string_equal(event(0)->stack[0], "panic");
+	assert_string_equal(event(0)->stack[1], "entry_SYSCALL_64_after_hwframe");
 }
 
 static void test_oops_is_one_event(void **state)
@@ -1142,9 +1305,14 @@ int main(void)
 		cmocka_unit_test(test_lost_records_part_reports),
 		cmocka_unit_test(test_tick_closes),
 		cmocka_unit_test(test_workqueue_forms),
+		cmocka_unit_test(test_workqueue_works_behind_one_another),
+		cmocka_unit_test(test_hung_kworker_says_what_it_does),
 		cmocka_unit_test(test_hung_forms),
 		cmocka_unit_test(test_alloc_stalls),
 		cmocka_unit_test(test_rcu_forms),
+		cmocka_unit_test(test_rcu_stack_is_of_the_stalled_cpu),
+		cmocka_unit_test(test_rcu_waits_for_the_backtrace),
+		cmocka_unit_test(test_guesses_do_not_displace_frames),
 		cmocka_unit_test(test_oops_is_one_event),
 		cmocka_unit_test(test_warnings),
 		cmocka_unit_test(test_bugs),

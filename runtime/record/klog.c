@@ -47,36 +47,12 @@ bool klog_same_caller(const struct slot *s, const struct klog_record *rec)
 	return !s->ev.caller || !rec->caller || s->ev.caller == rec->caller;
 }
 
-/* Frames with a "?" are leftovers on the stack; they count only where the unwinder had nothing better. */
-static void drop_guesses(struct slot *s)
-{
-	unsigned n = 0;
-
-	if (s->no_stack) {
-		s->ev.stack_n = 0;
-		return;
-	}
-	for (unsigned i = 0; i < s->ev.stack_n; i++)
-		if (!(s->guesses & (1u << i)))
-			n++;
-	if (!n)
-		return;
-	n = 0;
-	for (unsigned i = 0; i < s->ev.stack_n; i++) {
-		if (s->guesses & (1u << i))
-			continue;
-		if (n != i)
-			memcpy(s->ev.stack[n], s->ev.stack[i], sizeof(s->ev.stack[n]));
-		n++;
-	}
-	s->ev.stack_n = n;
-}
-
 void klog_slot_close(struct klog *k, struct slot *s)
 {
 	if (k->last == s)
 		k->last = NULL;
-	drop_guesses(s);
+	if (s->no_stack)
+		s->ev.stack_n = 0;
 	s->raw[s->raw_len] = '\0';
 	s->ev.raw = s->raw;
 	s->ev.raw_len = s->raw_len;
@@ -183,7 +159,7 @@ void klog_slot_add(struct klog *k, struct slot *s, const struct klog_line *l)
 /* What a report takes in at this point. */
 static unsigned accepts(const struct slot *s)
 {
-	const unsigned trace = s->phase == PHASE_HEAD	 ? L_CONTEXT | L_TRACE
+	const unsigned trace = s->phase == PHASE_HEAD	 ? L_CONTEXT | L_WORKER | L_TRACE
 			       : s->phase == PHASE_TRACE ? L_TRACE | L_MARK | L_FRAME
 							 : L_MARK;
 
@@ -196,7 +172,7 @@ static unsigned accepts(const struct slot *s)
 		return L_WRAP;
 	case KLOG_ALLOC_FAILURE:
 	case KLOG_ALLOC_STALL:
-		return trace | L_REGS | L_MEM | L_SLUB | L_WRAP;
+		return trace | L_REGS | L_MEM | L_MEMCG | L_SLUB | L_WRAP;
 	case KLOG_HUNG_TASK:
 		return (trace & ~L_CONTEXT) | L_HUNG | L_TASK | L_REGS | L_LOCKS;
 	case KLOG_SOFT_LOCKUP:
@@ -352,6 +328,13 @@ static size_t clean(char *dst, size_t size, const char *src, size_t len, bool *c
 	return n;
 }
 
+static int64_t patience(const struct slot *s)
+{
+	if (s->killed)
+		return KLOG_REAP_US;
+	return s->nmi ? KLOG_NMI_US : KLOG_IDLE_US;
+}
+
 static void close_idle(struct klog *k, int64_t usec)
 {
 	for (;;) {
@@ -365,7 +348,7 @@ static void close_idle(struct klog *k, int64_t usec)
 			if (!s->open)
 				continue;
 			if (usec != KLOG_NONE && s->last_usec != KLOG_NONE)
-				silent = usec - s->last_usec > (s->killed ? KLOG_REAP_US : KLOG_IDLE_US);
+				silent = usec - s->last_usec > patience(s);
 			else
 				silent = k->index - s->last_index > IDLE_RECORDS;
 			if (silent && (!due || s->ev.index < due->ev.index))

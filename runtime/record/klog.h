@@ -48,12 +48,17 @@
 #define KLOG_IDLE_US 2000000
 /* A kill waits this long for its reaper line: the reaper starts 2 s late (since 5.18) and tries for 1 s. */
 #define KLOG_REAP_US 3500000
+/*
+ * A stall report waits this long for the backtrace that it asked another CPU for. The kernel waits 10 s; a CPU that the
+ * host has stopped answers when it runs again.
+ */
+#define KLOG_NMI_US 20000000
 
 enum klog_kind {
 	KLOG_OOM_KILL,	     /* global; one for each task killed */
 	KLOG_MEMCG_OOM_KILL, /* in a memory cgroup; one for each task killed */
-	KLOG_OOM_INVOKED, /* an OOM report that names no killed task: none was killable, or the log ends or lost lines
-			   */
+	/* an OOM report that names no killed task: none was killable, panic_on_oom, or the log ends or lost lines */
+	KLOG_OOM_INVOKED,
 	KLOG_WQ_LOCKUP,
 	KLOG_HUNG_TASK,
 	KLOG_SOFT_LOCKUP,
@@ -105,10 +110,14 @@ struct klog_slab {
 };
 
 struct klog_work {
-	int64_t pid;	/* of the worker; KLOG_NONE for pending work */
-	int64_t count;	/* how often it is queued */
-	bool same_pool; /* queued on the pool that is stuck */
-	char func[64];	/* with its module, as printed: "do_work [dm_mod]" */
+	int64_t pid;	 /* of the worker; KLOG_NONE for pending work */
+	int64_t count;	 /* how often it is queued */
+	int64_t seconds; /* that it has been running, where the kernel says so (7.x) */
+	int64_t barrier; /* pid of the task that waits in flush_work(): this item is its barrier and has no func */
+	bool same_pool;	 /* queued on the pool that is stuck */
+	bool rescuer;	 /* the worker is the workqueue's rescuer */
+	bool scheduled;	 /* the worker has it to do next: not begun */
+	char func[64];	 /* with its module, as printed: "do_work [dm_mod]" */
 	char wq[40];
 };
 
@@ -158,12 +167,13 @@ struct klog_event {
 	/* Where they apply (see klog_json.c for which kind prints what). */
 	int64_t pid, cpu, seconds, order, count;
 	char task[KLOG_COMM_MAX];
-	char what[256];	  /* reason, message, function */
-	char where[160];  /* file:line, memory range, RIP */
-	char mode[128];	  /* gfp flags */
-	char flavour[48]; /* of an RCU stall */
-	int self;	  /* RCU stall: 1 self-detected, 0 not, KLOG_NONE */
-	char state;	  /* hung task: D, ... or 0 */
+	char what[256];	     /* reason, message, function */
+	char where[160];     /* file:line, memory range, RIP */
+	char mode[128];	     /* gfp flags */
+	char flavour[48];    /* of an RCU stall */
+	int self;	     /* RCU stall: 1 self-detected, 0 not, KLOG_NONE */
+	char state;	     /* hung task: D, ... or 0 */
+	char workqueue[160]; /* of a kworker: "kcopyd do_work [dm_mod]", the name and the work's function */
 	bool taint_known;
 	char taint[32]; /* letters only, "" with taint_known = not tainted */
 	char kernel[80];

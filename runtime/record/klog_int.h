@@ -43,8 +43,9 @@ enum line_class {
 	L_OOPS = 1 << 16,
 	L_PANIC = 1 << 17,
 	L_SLUB = 1 << 18,
-	L_TASK = 1 << 19, /* sched_show_task() */
-	L_WRAP = 1 << 20, /* the rest of a line that a mailer wrapped */
+	L_TASK = 1 << 19,   /* sched_show_task() */
+	L_WRAP = 1 << 20,   /* the rest of a line that a mailer wrapped */
+	L_WORKER = 1 << 21, /* what a kworker is doing */
 };
 
 struct slot {
@@ -53,9 +54,11 @@ struct slot {
 	enum section section;
 	int64_t last_usec; /* when a line last came, KLOG_NONE if the log has no times */
 	uint64_t last_index;
-	bool marks;	  /* the trace has <TASK> marks, so </TASK> ends it */
-	bool no_stack;	  /* frames could not be told from another report's */
-	uint32_t guesses; /* bit n: stack[n] had a "?" */
+	bool marks;	/* the trace has <TASK> marks, so </TASK> ends it */
+	bool no_stack;	/* frames could not be told from another report's */
+	bool sure;	/* the frames kept had no "?" */
+	bool elsewhere; /* the backtrace being printed is not of the task that the report is about */
+	bool nmi;	/* another CPU has been asked for its backtrace */
 
 	/* OOM */
 	bool killed;	    /* has its victim, waits for the reaper */

@@ -119,11 +119,17 @@ static void put_work(struct jsonw *j, const char *key, const struct klog_work *w
 	for (unsigned i = 0; i < n; i++) {
 		jsonw_object(j, NULL);
 		put_number(j, "pid", work[i].pid);
-		jsonw_str(j, "func", work[i].func);
+		put_string(j, "func", work[i].func);
+		put_number(j, "barrier", work[i].barrier);
 		put_string(j, "wq", work[i].wq);
 		if (work[i].count != 1)
 			jsonw_i64(j, "count", work[i].count);
+		put_number(j, "seconds", work[i].seconds);
 		jsonw_bool(j, "same_pool", work[i].same_pool);
+		if (work[i].rescuer)
+			jsonw_bool(j, "rescuer", true);
+		if (work[i].scheduled)
+			jsonw_bool(j, "scheduled", true);
 		jsonw_object_end(j);
 	}
 	jsonw_array_end(j);
@@ -205,6 +211,8 @@ void klog_event_json(struct jsonw *j, const struct klog_event *ev, int64_t t_off
 	if (ev->taint_known)
 		jsonw_str(j, "taint", ev->taint);
 	put_string(j, "kernel", ev->kernel);
+	if (ev->kind != KLOG_WQ_LOCKUP)
+		put_string(j, "workqueue", ev->workqueue);
 	if (ev->stack_n) {
 		jsonw_array(j, "stack");
 		for (unsigned i = 0; i < ev->stack_n; i++)

@@ -191,7 +191,7 @@ static bool body_context(struct klog *k, struct slot *s, const struct klog_line 
 
 	(void)k;
 	(void)hit;
-	if (l->ambiguous)
+	if (l->ambiguous || s->elsewhere)
 		return true;
 	if (!ev->taint_known)
 		parse_taint(ev, l->body);
@@ -206,6 +206,16 @@ static bool body_context(struct klog *k, struct slot *s, const struct klog_line 
 		if (ev->pid == KLOG_NONE)
 			number(l->body + 5, &ev->pid);
 	}
+	return true;
+}
+
+/* "Workqueue: kcopyd do_work [dm_mod]": what else tells one kworker from another? */
+static bool body_worker(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
+{
+	(void)k;
+	hit += strlen("Workqueue: ");
+	if (!l->ambiguous && !s->ev.workqueue[0])
+		copy(s->ev.workqueue, sizeof(s->ev.workqueue), hit, strlen(hit));
 	return true;
 }
 
@@ -234,7 +244,7 @@ static bool body_regs(struct klog *k, struct slot *s, const struct klog_line *l,
 
 	(void)k;
 	(void)hit;
-	if (l->ambiguous || s->ev.where[0] || !starts(l->body, "RIP: ") || s->ev.kind == KLOG_HUNG_TASK)
+	if (l->ambiguous || s->elsewhere || s->ev.where[0] || !starts(l->body, "RIP: ") || s->ev.kind == KLOG_HUNG_TASK)
 		return true;
 	/* "RIP: 0010:func+0x1/0x2"; 0033 is user code */
 	func = strchr(l->body + 5, ':');
@@ -315,10 +325,13 @@ static void add_frame(struct slot *s, const struct klog_line *l)
 
 	if (s->phase != PHASE_TRACE)
 		return;
-	if (!l->ambiguous && ev->stack_n < KLOG_STACK_MAX) {
-		if (guess)
-			s->guesses |= 1u << ev->stack_n;
-		copy(ev->stack[ev->stack_n++], sizeof(ev->stack[0]), name, n);
+	/* Frames with a "?" are leftovers on the stack; they count only where the unwinder had nothing better. */
+	if (!l->ambiguous && !s->elsewhere && !(guess && s->sure)) {
+		if (!guess && !s->sure)
+			ev->stack_n = 0;
+		s->sure = !guess;
+		if (ev->stack_n < KLOG_STACK_MAX)
+			copy(ev->stack[ev->stack_n++], sizeof(ev->stack[0]), name, n);
 	}
 	/* 2.6 and hand-unwound traces consist of guesses alone, so a guessed bottom says nothing. */
 	if (!guess && !s->marks && is_bottom(name, n))
@@ -963,38 +976,72 @@ static bool body_wq_pwq(struct klog *k, struct slot *s, const struct klog_line *
 	return true;
 }
 
-/* "67:do_work [dm_mod], 13(RESCUER):f BAR(12)" or "cache_reap, 3*do_work [dm_mod]" */
+/*
+ * "67:do_work [dm_mod] for 31s f BAR(12), 13(RESCUER):g" or "cache_reap BAR(12), 3*do_work [dm_mod]": a comma parts
+ * workers, and works that are not linked; what a worker has to do next, and the barrier that flush_work() links to a
+ * work, follow without one.
+ */
 static void work_list(struct slot *s, const char *p, bool flight)
 {
-	struct klog_wq *w = &s->ev.wq;
+	const struct klog_work none = {
+		.pid = KLOG_NONE, .count = 1, .seconds = KLOG_NONE, .barrier = KLOG_NONE, .same_pool = s->same_pool
+	};
+	struct klog_work *list = flight ? s->ev.wq.flight : s->ev.wq.pending;
+	unsigned *n = flight ? &s->ev.wq.flight_n : &s->ev.wq.pending_n;
+	struct klog_work item = none, past_end;
+	struct klog_work *last = NULL;
 
-	while (*p) {
-		struct klog_work item = { .pid = KLOG_NONE, .count = 1, .same_pool = s->same_pool };
-		const char *end, *next;
+	for (;;) {
+		size_t blanks = strspn(p, " ,"), len;
+		bool parted = !last || memchr(p, ',', blanks);
+		const char *next;
 		int64_t v;
 
-		p += strspn(p, " ,");
-		end = p + strcspn(p, ",");
-		if (end == p)
+		p += blanks;
+		len = strcspn(p, " ,");
+		if (!len)
 			break;
-		next = number(p, &v);
-		if (flight && next) {
-			const char *colon = memchr(p, ':', (size_t)(end - p));
+		if (last && *p == '[') {
+			size_t have = strlen(last->func);
 
-			item.pid = v;
-			if (colon)
-				p = colon + 1;
-		} else if (!flight && next && *next == '*') {
-			item.count = v;
-			p = next + 1;
+			/* With the blank before it. */
+			copy(last->func + have, sizeof(last->func) - have, p - 1, len + 1);
+			p += len;
+			continue;
 		}
-		copy_trim(item.func, sizeof(item.func), p, (size_t)(end - p));
-		copy(item.wq, sizeof(item.wq), s->wq, strlen(s->wq));
-		if (flight && w->flight_n < KLOG_WORK_MAX)
-			w->flight[w->flight_n++] = item;
-		else if (!flight && w->pending_n < KLOG_WORK_MAX)
-			w->pending[w->pending_n++] = item;
-		p = end;
+		if (last && starts(p, "for ") && (next = number(p + 4, &v)) && *next == 's') {
+			last->seconds = v;
+			p = next + 1;
+			continue;
+		}
+		if (parted && flight) {
+			const char *colon = memchr(p, ':', len);
+
+			item = none;
+			/* Or "bh:", which is no task. */
+			next = number(p, &v);
+			if (next)
+				item.pid = v;
+			if (colon) {
+				item.rescuer = strncmp(next ? next : p, "(RESCUER):", strlen("(RESCUER):")) == 0;
+				len -= (size_t)(colon + 1 - p);
+				p = colon + 1;
+			}
+		}
+		last = *n < KLOG_WORK_MAX ? &list[(*n)++] : &past_end;
+		*last = item;
+		last->scheduled = flight && !parted;
+		copy(last->wq, sizeof(last->wq), s->wq, strlen(s->wq));
+		next = number(p, &v);
+		if (starts(p, "BAR(")) {
+			number(p + 4, &last->barrier);
+		} else if (next && *next == '*' && next < p + len) {
+			last->count = v;
+			copy(last->func, sizeof(last->func), next + 1, (size_t)(p + len - next - 1));
+		} else {
+			copy(last->func, sizeof(last->func), p, len);
+		}
+		p += len;
 	}
 }
 
@@ -1152,6 +1199,33 @@ static bool body_rcu(struct klog *k, struct slot *s, const struct klog_line *l, 
 	end = number(p, &cpu);
 	if (end && *end == '-' && strstr(end, ": (") && s->ev.cpu == KLOG_NONE)
 		s->ev.cpu = cpu;
+	/* "RCU grace-period kthread stack dump:", "Stack dump where RCU GP kthread last ran:" */
+	if (strstr(p, " kthread stack dump") || starts(p, "Stack dump where "))
+		s->elsewhere = true;
+	return true;
+}
+
+/* "Sending NMI from CPU 0 to CPUs 1:" */
+static bool body_nmi(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
+{
+	(void)k;
+	(void)l;
+	(void)hit;
+	s->nmi = true;
+	return true;
+}
+
+/* "NMI backtrace for cpu 1", "Task dump for CPU 1:": the stack of the stalled CPU is the report's, and of it the first
+ */
+static bool body_cpu_stack(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
+{
+	int64_t cpu = KLOG_NONE;
+
+	(void)k;
+	(void)l;
+	s->nmi = false;
+	number(strstr(hit, " for ") + strlen(" for cpu "), &cpu);
+	s->elsewhere = s->ev.stack_n || (s->ev.cpu != KLOG_NONE && s->ev.cpu != cpu);
 	return true;
 }
 
@@ -1196,12 +1270,18 @@ static bool open_alloc_stall(struct klog *k, struct slot *s, const struct klog_l
 	return true;
 }
 
+/*
+ * "fx: vmalloc error: size 4096, exceeds total pages, mode:0x..", in 5.10
+ * "fx: vmalloc: allocation failure: 4096 bytes, mode:0x.."
+ */
 static bool open_vmalloc(struct klog *k, struct slot *s, const struct klog_line *l, const char *hit)
 {
+	const char *end = strstr(hit, ", mode:");
+
 	if (hit == l->body)
 		return false;
 	s = alloc_report(k, l, hit, KLOG_ALLOC_FAILURE);
-	copy(s->ev.what, sizeof(s->ev.what), hit + 2, strcspn(hit + 2, ","));
+	copy(s->ev.what, sizeof(s->ev.what), hit + 2, end ? (size_t)(end - hit - 2) : strlen(hit + 2));
 	return true;
 }
 
@@ -1472,6 +1552,12 @@ static bool open_panic(struct klog *k, struct slot *s, const struct klog_line *l
 {
 	const char *reason = hit + strlen("Kernel panic - not syncing: ");
 
+	/* "Out of memory: compulsory panic_on_oom is enabled" is the end of the OOM report before it. */
+	s = oom_report(k, l->rec);
+	if (s && starts(reason, "Out of memory: ")) {
+		copy(s->ev.oom.outcome, sizeof(s->ev.oom.outcome), "panic_on_oom", strlen("panic_on_oom"));
+		klog_slot_close(k, s);
+	}
 	s = klog_slot_open(k, l, KLOG_PANIC);
 	copy_trim(s->ev.what, sizeof(s->ev.what), reason, strlen(reason));
 	return true;
@@ -1566,7 +1652,7 @@ const struct klog_pattern klog_patterns[] = {
 	BODY("Pid: ", L_CONTEXT, body_context),
 	BODY("Hardware name: ", L_CONTEXT, NULL),
 	BODY("Tainted: [", L_CONTEXT, NULL),
-	BODY("Workqueue: ", L_CONTEXT, NULL),
+	BODY("Workqueue: ", L_WORKER, body_worker),
 	BODY("RIP: ", L_REGS, body_regs),
 	BODY("RIP [", L_REGS, NULL),
 	BODY("IP: [", L_REGS, NULL),
@@ -1658,9 +1744,9 @@ const struct klog_pattern klog_patterns[] = {
 	BODY("rcu:", L_RCU, body_rcu),
 	BODY("(t=", L_RCU, NULL),
 	BODY("(detected by ", L_RCU, NULL),
-	BODY("NMI backtrace for cpu ", L_RCU, NULL),
-	BODY("Sending NMI from CPU ", L_RCU, NULL),
-	BODY("Task dump for CPU ", L_RCU, NULL),
+	BODY("NMI backtrace for cpu ", L_RCU, body_cpu_stack),
+	BODY("Sending NMI from CPU ", L_RCU, body_nmi),
+	BODY("Task dump for CPU ", L_RCU, body_cpu_stack),
 
 	BODY("#PF: ", L_OOPS, NULL),
 	BODY("PGD ", L_OOPS, NULL),
