@@ -52,6 +52,7 @@ class Card:
     arm: int
     outcome: str
     tone: str
+    warnings: list[str]
     lines: list[str]
     facts: list[str]
 
@@ -108,6 +109,14 @@ def _reasons(column: Column) -> list[str]:
     return lines + ([f"and {plural(rest, 'other reason')}"] if rest else [])
 
 
+def _warnings(column: Column) -> list[str]:
+    """What casts doubt on the verdict."""
+    doubts = [(cell, cell.doubtful_kills) for cell in column.cells if cell.doubtful_kills]
+    lines = [(f"{cell.name}: " if len(column.cells) > 1 else "") + doubt for cell, doubt in doubts[:REASONS_SHOWN]]
+    rest = len(doubts) - len(lines)
+    return lines + ([f"and {plural(rest, 'more cell')} in doubt"] if rest else [])
+
+
 def _outcome(column: Column) -> str:
     verdicts = column.verdicts.most_common()
     if len(verdicts) == 1:
@@ -133,7 +142,15 @@ def _facts(column: Column) -> list[str]:
 
 def cards(comparison: Comparison) -> list[Card]:
     return [
-        Card(column, column.colour, _outcome(column), _tone(column), _reasons(column), _facts(column))
+        Card(
+            column,
+            column.colour,
+            _outcome(column),
+            _tone(column),
+            _warnings(column),
+            _reasons(column),
+            _facts(column),
+        )
         for column in comparison.columns
     ]
 

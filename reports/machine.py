@@ -66,6 +66,7 @@ def _arm(column: Column) -> dict[str, Any]:
                 "reason": cell.reason,
                 "counted": cell.counted,
                 "finished": cell.finished,
+                "doubtful_kills": cell.doubtful_kills or None,
             }
             for cell in column.cells
         ],
@@ -77,10 +78,7 @@ def _losses(comparison: Comparison) -> list[dict[str, Any]]:
         {
             "run": cell.run.path.name,
             "cell": cell.name,
-            **{
-                name: num(cell.section("samples").get(name))
-                for name in ("taken", "missed", "late_max_ms", "kmsg_lost", "box_lost")
-            },
+            **{name: num(cell.section("samples").get(name)) for name in tables.LOSSES},
             "sample_lines": cell.samples.lines,
             "corrupt_lines": cell.samples.corrupt + cell.events_corrupt,
             "interrupted": cell.interrupted,

@@ -203,6 +203,14 @@ class Cell:
     def metric(self, name: str) -> float | None:
         return num(self.section("metrics").get(name))
 
+    @property
+    def doubtful_kills(self) -> str:
+        """Why the counts of OOM kills cannot all be right; empty where they can, or where the record does not say."""
+        oom = self.section("oom")
+        if oom.get("agree") is not False:
+            return ""
+        return f"the counts of OOM kills do not agree: {text(oom.get('why')) or 'the record does not say why'}"
+
     def victims(self) -> list[dict[str, Any]]:
         """Tasks killed: the cell's own list, else what the classified log says."""
         listed = [obj(victim) for victim in seq(self.data.get("victims"))]
