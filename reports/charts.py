@@ -95,6 +95,8 @@ def token(column: Column) -> str:
 def theme(palette: tuple[str, ...], dark: bool) -> dict[str, str]:
     """What the colour tokens mean in one scheme."""
     names = {f"@arm{index}": colour for index, colour in enumerate(palette)}
+    # Bands are see-through, so that those of several arms can be told apart where they overlap.
+    names |= {f"{name}-band": f"{colour}33" for name, colour in names.items()}
     greys = (
         ("#d7dbe0", "#9aa3ad", "#2c323a", "#171b20", "#232930")
         if dark

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, stats, tables
+from reports import analysis, charts, shrink, slabs, stats, tables
 from reports.analysis import Column, Comparison
 from reports.model import Cell, Event, num, text
 from reports.published import published
@@ -258,6 +258,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
             if (shown := tables.phases(cell))
         ],
         "repeat": _repeat_rows(comparison),
+        "shrunk": shrink.rows(comparison),
         "peak_notes": charts.peak_notes(comparison),
         "left_out": charts.left_out(comparison),
         "light": charts.theme(charts.LIGHT, False),
@@ -285,15 +286,25 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    figures = {"timeline": charts.timeline(comparison), "slab": charts.slab_peak(comparison)}
+    caches, cache_figure = slabs.by_cache(comparison)
+    figures = {
+        "timeline": charts.timeline(comparison),
+        "slab": charts.slab_peak(comparison),
+        "slab_time": slabs.over_time(comparison),
+        "slab_caches": cache_figure,
+        "cgroup_time": slabs.cgroups(comparison),
+    }
+    drawn = any(figures.values())
     context = _context(comparison)
     # A carriage return would be normalised by the browser and the hash would no longer fit.
-    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if any(figures.values()) else ""
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if drawn else ""
     page_script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     themes = {"light": context["light"], "dark": context["dark"]}
     return environment.get_template("report.html.j2").render(
         **context,
         figures=figures,
+        drawn=drawn,
+        caches=caches,
         figures_json=script_json(figures),
         themes_json=script_json(themes),
         plotly=Markup(plotly),

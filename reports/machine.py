@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from reports import analysis, stats, tables
+from reports import analysis, shrink, stats, tables
 from reports.analysis import Column, Comparison, Figure, Metric
 from reports.model import num, text
 
@@ -67,6 +67,7 @@ def _arm(column: Column) -> dict[str, Any]:
                 "counted": cell.counted,
                 "finished": cell.finished,
                 "doubtful_kills": cell.doubtful_kills or None,
+                "slab": shrink.as_json(cell),
             }
             for cell in column.cells
         ],

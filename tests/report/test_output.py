@@ -52,6 +52,8 @@ def test_sections_in_order(pair, compared):
         "Metrics",
         "Over time",
         "Slab memory by cache at the peak of SUnreclaim",
+        "Slab memory over time",
+        "Cgroups",
         "Mitigations and settings",
         "Detectors and losses",
         "Environment and phases",
