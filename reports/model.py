@@ -22,8 +22,8 @@ NO_OUTCOME = ("skipped", "broken")
 MAX_EVENTS = 20000
 # A cell has a handful of cgroups; a record with more of them is damaged.
 MAX_GROUPS = 64
-# A row of slabinfo as it should be, in numbers that a float holds exactly.
-WHOLE_ROW, MAX_EXACT = [int] * 4, 2**53
+# Whole numbers up to this a float holds exactly.
+MAX_EXACT = 2**53
 # Readings of the cgroups nearer to each other than this are one reading that several samples repeat.
 SAME_READING_S = 0.01
 
@@ -295,13 +295,15 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, bool]]:
 
 
 def _slab_row(value: object) -> SlabRow | None:
-    figures = seq(value)[:4]
-    # Nearly all rows are whole numbers, and there are a hundred of them in each sample: a short way for those.
-    if [type(figure) for figure in figures] != WHOLE_ROW or max(figures) > MAX_EXACT:
-        figures = [num(figure) for figure in figures]
-    if len(figures) < 4 or None in figures or min(figures) < 0:
+    row = seq(value)[:4]
+    if len(row) < 4:
         return None
-    return SlabRow(*figures)
+    active, objects, size, held = row
+    # Nearly all rows are whole numbers, and there are a hundred of them in each sample: a short way for those.
+    if type(active) is type(objects) is type(size) is type(held) is int and min(row) >= 0 and max(row) <= MAX_EXACT:
+        return SlabRow(active, objects, size, held)
+    figures = [num(figure) for figure in row]
+    return None if None in figures or min(figures) < 0 else SlabRow(*figures)
 
 
 def _slab_rows(group: dict[str, Any]) -> dict[str, SlabRow]:

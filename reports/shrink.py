@@ -7,11 +7,21 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.analysis import Comparison, repeat_words
-from reports.model import Cell, Shrink, SlabRow, SlabTotal, slab_total
+from reports.model import CacheFacts, Cell, Shrink, SlabRow, SlabTotal, slab_total
 from reports.text import NOT_MEASURED, number, plural, quantity
 
 CACHES_SHOWN = 5
+MERGED_SHOWN = 4
 NONE_LEFT = SlabRow(0, 0, 0, 0)  # a cache without objects is not listed
+UNKNOWN = CacheFacts(None, [])
+
+
+def cache_name(name: str, merged: list[str]) -> str:
+    """`kmalloc-64 (with io, ext4_io_end)`: merged caches share a line of slabinfo."""
+    if not merged:
+        return name
+    more = f" and {len(merged) - MERGED_SHOWN} more" if len(merged) > MERGED_SHOWN else ""
+    return f"{name} (with {', '.join(merged[:MERGED_SHOWN])}{more})"
 
 
 def exact(shrink: Shrink) -> SlabTotal | None:
@@ -28,6 +38,7 @@ class CacheShrink:
     before: float  # objects counted as active
     after: float
     slack: float | None
+    merged: list[str]
 
     @property
     def fewer(self) -> float:
@@ -43,10 +54,9 @@ def caches(cell: Cell, shrink: Shrink) -> list[CacheShrink]:
     """Every cache there was before, those first that gave back most."""
     found = []
     for name, row in shrink.before.items():
-        left, facts = shrink.after.get(name, NONE_LEFT), cell.caches.get(name)
-        found.append(
-            CacheShrink(name, row.held_kib - left.held_kib, row.active, left.active, facts.slack if facts else None)
-        )
+        left, facts = shrink.after.get(name, NONE_LEFT), cell.caches.get(name, UNKNOWN)
+        freed = row.held_kib - left.held_kib
+        found.append(CacheShrink(name, freed, row.active, left.active, facts.slack, facts.merged))
     return sorted(found, key=lambda one: -one.freed_kib)
 
 
@@ -94,7 +104,7 @@ class CellRow:
 
 
 def _percent(value: float | None) -> str:
-    return NOT_MEASURED if value is None else quantity(value, "%")
+    return NOT_MEASURED if value is None or not math.isfinite(value) else quantity(value, "%")
 
 
 def _cache_row(one: CacheShrink) -> CacheRow:
@@ -104,7 +114,7 @@ def _cache_row(one: CacheShrink) -> CacheRow:
         None: "the record has no bound",
     }
     return CacheRow(
-        one.name,
+        cache_name(one.name, one.merged),
         quantity(one.freed_kib, "KiB"),
         number(one.before),
         number(one.after),
@@ -143,8 +153,8 @@ def rows(comparison: Comparison) -> list[CellRow]:
                     quantity(before.held_kib - after.held_kib, "KiB"),
                     _percent(before.active_pct),
                     _percent(before.least_pct),
-                    _percent(surely.active_pct) if surely else f"{NOT_MEASURED} (not all caches were shrunk)",
-                    _check(each),
+                    _percent(surely.active_pct if surely else None),
+                    _check(each) + ("" if surely else "; not all caches were shrunk, so nothing is exact"),
                     [_cache_row(one) for one in each[:CACHES_SHOWN] if one.freed_kib > 0],
                 )
             )
@@ -174,6 +184,7 @@ def as_json(cell: Cell) -> dict[str, Any] | None:
         "gave_back_most": [
             {
                 "cache": one.name,
+                "merged": one.merged,
                 "freed_kib": one.freed_kib,
                 "active_before": one.before,
                 "active_after": one.after,

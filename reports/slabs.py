@@ -13,11 +13,10 @@ from reports import charts
 from reports.analysis import Column, Comparison, distinct
 from reports.charts import Panel, label
 from reports.model import CacheSeries, Cell, Series, read_caches
-from reports.shrink import exact
+from reports.shrink import cache_name, exact
 from reports.text import one_line, seconds
 
 MAX_CACHES = 6  # that can be picked
-MERGED_SHOWN = 4
 MAX_GROUP_PANELS = 6
 GROUP_PANEL_PX = 84
 LEGEND_PX, TOP_PX = 22, 46
@@ -30,15 +29,6 @@ Figure = dict[str, Any]
 
 def _merged(comparison: Comparison, name: str) -> list[str]:
     return distinct([other for cell in comparison.cells if (own := cell.caches.get(name)) for other in own.merged])
-
-
-def cache_name(comparison: Comparison, name: str) -> str:
-    """`kmalloc-64 (with io, ext4_io_end)`: merged caches share a line of slabinfo."""
-    others = _merged(comparison, name)
-    if not others:
-        return name
-    more = f" and {len(others) - MERGED_SHOWN} more" if len(others) > MERGED_SHOWN else ""
-    return f"{name} (with {', '.join(others[:MERGED_SHOWN])}{more})"
 
 
 def caches_that_matter(comparison: Comparison) -> list[str]:
@@ -86,7 +76,7 @@ def _figure(comparison: Comparison, strips: list[Panel], panel_px: float = chart
         "xaxis": charts.time_axis(comparison, len(strips) - 1),
     }
     charts.place_strips(layout, strips, charts.domains(heights))
-    drawn = distinct([id(column) for strip in strips for column, *_ in strip.series])
+    drawn = {id(column) for strip in strips for column, *_ in strip.series}
     columns = [column for column in comparison.columns if id(column) in drawn]
     limit = charts.points_a_trace(sum(len(strip.series) for strip in strips))
     return {"data": charts.arm_legend(columns) + charts.lines(strips, 0, limit), "layout": layout}
@@ -199,12 +189,14 @@ def by_cache(comparison: Comparison) -> tuple[list[str], Figure | None]:
     if not names:
         return [], None
     limit = charts.points_a_trace(3 * len(names) * len(found))
-    figure = _figure(comparison, _cache_strips(comparison, found, names[0]))
-    figure["data"] = charts.arm_legend(comparison.columns)
-    for index, name in enumerate(names):
-        for trace in charts.lines(_cache_strips(comparison, found, name), 0, limit):
+    strips = [_cache_strips(comparison, found, name) for name in names]
+    figure = _figure(comparison, strips[0])
+    drawn = [column for column in comparison.columns if any(found.get(id(cell)) for cell in column.cells)]
+    figure["data"] = charts.arm_legend(drawn)
+    for index, own in enumerate(strips):
+        for trace in charts.lines(own, 0, limit):
             figure["data"].append(trace | {"meta": {"cache": index}, "visible": index == 0})
-    return [one_line(cache_name(comparison, name), 160) for name in names], figure
+    return [one_line(cache_name(name, _merged(comparison, name)), 160) for name in names], figure
 
 
 def _group(name: str, part: str, factor: float = 1.0) -> Any:

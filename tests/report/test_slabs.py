@@ -140,6 +140,11 @@ def test_slab_exactly(pair, compared):
     assert row.check == "1 of 3 caches beyond it"
 
 
+def test_what_merged_caches_gave_back_is_theirs_together(pair, compared):
+    row = exactly(compared, pair, {"a": CacheFacts(40, ["x", "y"])})
+    assert [cache.name for cache in row.caches] == ["a (with x, y)", "gone"]
+
+
 def test_a_bound_that_is_not_known_is_not_held(pair, compared):
     row = exactly(compared, pair, {"a": CacheFacts(None, [])})
     assert [cache.verdict for cache in row.caches] == ["the record has no bound"] * 2
@@ -149,7 +154,8 @@ def test_a_bound_that_is_not_known_is_not_held(pair, compared):
 @pytest.mark.parametrize("not_shrunk", [1, None, -1])
 def test_nothing_is_exact_where_a_cache_was_not_shrunk(pair, compared, not_shrunk):
     shrunk = Shrink(SHRUNK.t, SHRUNK.before, SHRUNK.after, not_shrunk)
-    assert exactly(compared, pair, {}, shrunk).exact == "\u2013 (not all caches were shrunk)"
+    row = exactly(compared, pair, {}, shrunk)
+    assert row.exact == "\u2013" and row.check.endswith("not all caches were shrunk, so nothing is exact")
     comparison = compared(pair)
     comparison.columns[1].cells[0].shrink = shrunk
     assert marks(slabs.over_time(comparison)) == []
@@ -198,4 +204,4 @@ def test_hostile_slab_and_cgroups(tmp_path, compared):
     comparison = compared(make_hostile(tmp_path / "hostile"))
     for figure in (slabs.over_time(comparison), slabs.by_cache(comparison)[1], slabs.cgroups(comparison)):
         assert figure and json.dumps(figure, allow_nan=False)
-    assert all(row.exact.startswith("\u2013") for row in shrink.rows(comparison)) and len(shrink.rows(comparison)) == 2
+    assert [row.exact for row in shrink.rows(comparison)] == ["\u2013"] * 2
