@@ -76,7 +76,8 @@ def render(comparison: Comparison) -> str:
         lines += ["## Mitigations", "", *_table(head, rows)]
     shrunk = shrink.rows(comparison)
     if shrunk:
-        head = ["arm", "cell", "held before", "after", "given back", "as counted", "at least", "exactly", "bound"]
+        head = ["arm", "cell", "held before", "after", "given back", "as counted", "at least"]
+        head += ["exactly, of before", "exactly, of after", "bound"]
         lines += ["## Slab, exactly", "", *_table(head, [[escape(value) for value in row.totals] for row in shrunk])]
     losses = tables.other_losses(comparison) + [
         f"{row.cell}: {', '.join(row.notes)}" for row in tables.losses(comparison) if row.notes

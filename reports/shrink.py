@@ -29,6 +29,12 @@ def exact(shrink: Shrink) -> SlabTotal | None:
     return slab_total(shrink.after, {}) if shrink.not_shrunk == 0 else None
 
 
+def exact_of_before(shrink: Shrink) -> float | None:
+    """Percent of the memory held before the shrink that was in use: what lay between the bounds of that moment."""
+    surely, held = exact(shrink), slab_total(shrink.before, {}).held_kib
+    return 100 * surely.active_kib / held if surely and held > 0 else None
+
+
 @dataclass
 class CacheShrink:
     """What one cache gave back."""
@@ -84,6 +90,7 @@ class CellRow:
     freed: str
     counted: str
     least: str
+    exact_of_before: str
     exact: str
     check: str
     caches: list[CacheRow]
@@ -98,6 +105,7 @@ class CellRow:
             self.freed,
             self.counted,
             self.least,
+            self.exact_of_before,
             self.exact,
             self.check,
         ]
@@ -153,6 +161,7 @@ def rows(comparison: Comparison) -> list[CellRow]:
                     quantity(before.held_kib - after.held_kib, "KiB"),
                     _percent(before.active_pct),
                     _percent(before.least_pct),
+                    _percent(exact_of_before(cell.shrink)),
                     _percent(surely.active_pct if surely else None),
                     _check(each) + ("" if surely else "; not all caches were shrunk, so nothing is exact"),
                     [_cache_row(one) for one in each[:CACHES_SHOWN] if one.freed_kib > 0],
@@ -175,6 +184,7 @@ def as_json(cell: Cell) -> dict[str, Any] | None:
         "freed_kib": before.held_kib - after.held_kib,
         "utilisation_pct": before.active_pct,
         "least_pct": before.least_pct,
+        "exact_of_before_pct": exact_of_before(cell.shrink),
         "exact_pct": surely.active_pct if surely else None,
     }
     return {

@@ -132,7 +132,7 @@ def exactly(compared, path, facts, shrunk=SHRUNK):
 def test_slab_exactly(pair, compared):
     row = exactly(compared, pair, {"a": CacheFacts(40, []), "b": CacheFacts(40, []), "gone": CacheFacts(9, [])})
     assert (row.before, row.after, row.freed) == ("172 KiB", "130 KiB", "42 KiB")
-    assert (row.counted, row.least, row.exact) == ("93.0%", "41.3%", "84.6%")
+    assert (row.counted, row.least, row.exact_of_before, row.exact) == ("93.0%", "41.3%", "64.0%", "84.6%")
     a, gone = row.caches
     assert (a.name, a.freed, a.before, a.after, a.fewer, a.bound) == ("a", "30 KiB", "100", "60", "40", "40")
     assert a.verdict == "within the bound" and not a.beyond
@@ -155,7 +155,8 @@ def test_a_bound_that_is_not_known_is_not_held(pair, compared):
 def test_nothing_is_exact_where_a_cache_was_not_shrunk(pair, compared, not_shrunk):
     shrunk = Shrink(SHRUNK.t, SHRUNK.before, SHRUNK.after, not_shrunk)
     row = exactly(compared, pair, {}, shrunk)
-    assert row.exact == "\u2013" and row.check.endswith("not all caches were shrunk, so nothing is exact")
+    assert (row.exact_of_before, row.exact) == ("\u2013", "\u2013")
+    assert row.check.endswith("not all caches were shrunk, so nothing is exact")
     comparison = compared(pair)
     comparison.columns[1].cells[0].shrink = shrunk
     assert marks(slabs.over_time(comparison)) == []
@@ -172,7 +173,8 @@ def test_slab_exactly_in_every_form(pair, compared):
     arms = json.loads(machine.render(comparison))["arms"]
     assert arms[0]["cells"][0]["slab"] is None
     slab = arms[1]["cells"][0]["slab"]
-    assert slab["beyond_bound"] == ["buffer_head"] and slab["least_pct"] < slab["exact_pct"] < 100
+    assert slab["least_pct"] < slab["exact_of_before_pct"] < slab["exact_pct"] < 100
+    assert slab["beyond_bound"] == ["buffer_head"]
     assert slab["before_kib"] - slab["after_kib"] == slab["freed_kib"] > 0 and len(slab["gave_back_most"]) == 5
 
 
