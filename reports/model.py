@@ -37,6 +37,12 @@ def _measured(value: float | None) -> TypeGuard[float]:
     return value is not None and math.isfinite(value)
 
 
+def percent(part: float | None, whole: float) -> float | None:
+    """Nothing where there is no part, no whole, or a sum that left a float's range."""
+    share = 100 * part / whole if part is not None and 0 < whole < math.inf else None
+    return share if _measured(share) else None
+
+
 @dataclass
 class Series:
     """One figure over time."""
@@ -84,16 +90,13 @@ class SlabTotal:
     active_kib: float  # the most that can be in use
     least_kib: float | None  # the least; absent without the event slab-caches
 
-    def _percent(self, used: float | None) -> float | None:
-        return None if used is None or not self.held_kib > 0 else 100 * used / self.held_kib
-
     @property
     def active_pct(self) -> float | None:
-        return self._percent(self.active_kib)
+        return percent(self.active_kib, self.held_kib)
 
     @property
     def least_pct(self) -> float | None:
-        return self._percent(self.least_kib)
+        return percent(self.least_kib, self.held_kib)
 
 
 @dataclass

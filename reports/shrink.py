@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from reports.analysis import Comparison, repeat_words
-from reports.model import CacheFacts, Cell, Shrink, SlabRow, SlabTotal, slab_total
+from reports.model import CacheFacts, Cell, Shrink, SlabRow, SlabTotal, percent, slab_total
 from reports.text import NOT_MEASURED, number, plural, quantity
 
 CACHES_SHOWN = 5
@@ -31,8 +31,8 @@ def exact(shrink: Shrink) -> SlabTotal | None:
 
 def exact_of_before(shrink: Shrink) -> float | None:
     """Percent of the memory held before the shrink that was in use: what lay between the bounds of that moment."""
-    surely, held = exact(shrink), slab_total(shrink.before, {}).held_kib
-    return 100 * surely.active_kib / held if surely and held > 0 else None
+    surely = exact(shrink)
+    return percent(surely.active_kib, slab_total(shrink.before, {}).held_kib) if surely else None
 
 
 @dataclass
@@ -112,7 +112,7 @@ class CellRow:
 
 
 def _percent(value: float | None) -> str:
-    return NOT_MEASURED if value is None or not math.isfinite(value) else quantity(value, "%")
+    return NOT_MEASURED if value is None else quantity(value, "%")
 
 
 def _cache_row(one: CacheShrink) -> CacheRow:

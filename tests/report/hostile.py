@@ -39,7 +39,7 @@ def _hostile_cgroups(index: int) -> Any:
     return every[index % len(every)]
 
 
-def _hostile_slab_events() -> list[dict[str, Any]]:
+def _hostile_slab_events(not_shrunk: Any) -> list[dict[str, Any]]:
     """What slab-caches and slab-shrunk can be at their worst; of several the last that can be read counts."""
     facts = ({"slack": -5}, {"slack": 10**400}, {"slack": TEXT, "merged": TEXT}, {"merged": [TEXT, 7, None] * 9}, TEXT)
     caches = {TEXT: {"per_slab": TEXT, "slack": 1, "merged": [TEXT]}}
@@ -49,7 +49,7 @@ def _hostile_slab_events() -> list[dict[str, Any]]:
     return [
         {"t": -2, "kind": "slab-caches", "raw": TEXT, "cpus": TEXT, "caches": TEXT},
         {"t": -1, "kind": "slab-caches", "raw": TEXT, "cpus": -1, "caches": caches},
-        {"t": 3, "kind": "slab-shrunk", "raw": TEXT, "before": slab, "after": less, "not_shrunk": TEXT},
+        {"t": 3, "kind": "slab-shrunk", "raw": TEXT, "before": slab, "after": less, "not_shrunk": not_shrunk},
         {"t": 4, "kind": "slab-shrunk", "raw": TEXT, "before": TEXT, "after": {"slab": TEXT}, "not_shrunk": -1},
         {"t": 5, "kind": "slab-shrunk", "raw": TEXT},
     ]
@@ -69,7 +69,7 @@ def make_hostile(path: Path) -> Path:
     make_run(path, repeats=2, step=0.5)
     run = json.loads((path / "run.json").read_text())
     (path / "run.json").write_text(json.dumps(_poison(run, ("plan", "schema", "arms"))))
-    for name in ("001-before-1", "002-after-1"):
+    for name, not_shrunk in (("001-before-1", TEXT), ("002-after-1", 0)):
         cell_path = path / "cells" / name
         cell = _poison(json.loads((cell_path / "cell.json").read_text()), ("schema", "verdict", "better"))
         cell["metrics"] |= {f"{TEXT}{index}": number for index, number in enumerate(NUMBERS)}
@@ -108,7 +108,7 @@ def make_hostile(path: Path) -> Path:
             }
             for index, kind in enumerate(("oom-kill", "panic", "wq-lockup", "hung-task", TEXT))
         ]
-        events += _hostile_slab_events()
+        events += _hostile_slab_events(not_shrunk)
         waits = {"function": TEXT, "wait_n": 1e300, "wait_max_ms": -5, "wait_histogram": [TEXT, -1, 1e300] * 40}
         events.append(
             {
