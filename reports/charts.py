@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: MIT
-"""The two figures of the report as plotly.js specifications: plain dictionaries, without the Python binding's classes.
+"""Figures of the report as plotly.js specifications: plain dictionaries, without the Python binding's classes.
 
 Colours are tokens ("@arm0", "@ink"): the page puts in those of the reader's scheme. Texts from records go through
 `label`, because plotly reads a small HTML of its own in hover labels.
@@ -32,6 +32,7 @@ HOVER_COLUMNS = 62
 NEIGHBOURS = 6  # other events named in a hover label
 TOP_CACHES = 12
 BAR_ARMS = 6
+FIGURE_POINTS = 120_000  # of the curves of one figure, where there are many
 GAP_S = 1.0
 RATE_WINDOW_S = 0.5
 
@@ -79,6 +80,7 @@ class Panel:
     series: list[tuple[Column, Cell, Series, str, str]] = field(default_factory=list)  # the last two: dash, note
     log: bool = False
     unit: str = ""
+    rangemode: str = "tozero"
 
 
 def label(value: object, limit: int = 110) -> str:
@@ -93,6 +95,8 @@ def token(column: Column) -> str:
 def theme(palette: tuple[str, ...], dark: bool) -> dict[str, str]:
     """What the colour tokens mean in one scheme."""
     names = {f"@arm{index}": colour for index, colour in enumerate(palette)}
+    # Bands are see-through, so that those of several arms can be told apart where they overlap.
+    names |= {f"{name}-band": f"{colour}33" for name, colour in names.items()}
     greys = (
         ("#d7dbe0", "#9aa3ad", "#2c323a", "#171b20", "#232930")
         if dark
@@ -131,7 +135,7 @@ def thin(points: list[tuple[float, float]], limit: int) -> list[tuple[float, flo
     return kept
 
 
-def line(series: Series) -> tuple[list[float], list[float | None]]:
+def line(series: Series, limit: int = MAX_POINTS) -> tuple[list[float], list[float | None]]:
     """x and y with a null in every gap."""
     stretches = split_at_gaps(series)
     total = max(1, len(series))
@@ -141,7 +145,7 @@ def line(series: Series) -> tuple[list[float], list[float | None]]:
         if x:
             x.append(x[-1])
             y.append(None)
-        for t, value in thin(stretch, max(2, MAX_POINTS * len(stretch) // total)):
+        for t, value in thin(stretch, max(2, limit * len(stretch) // total)):
             x.append(round(t, 3))
             y.append(float(f"{value:.5g}"))
     return x, y
@@ -187,13 +191,13 @@ def scratch_disk(cells: list[Cell]) -> str:
     return written.most_common(1)[0][0] if written else ""
 
 
-def _placed(comparison: Comparison) -> list[tuple[Column, Cell]]:
+def placed(comparison: Comparison) -> list[tuple[Column, Cell]]:
     return [(column, cell) for column in comparison.columns for cell in column.cells]
 
 
 def panels(comparison: Comparison) -> list[Panel]:
     """The strips that have something to show."""
-    cells = _placed(comparison)
+    cells = placed(comparison)
     caches = distinct([name for _, cell in cells for name in cell.samples.series if name.startswith("cache:")])
     disk = scratch_disk([cell for _, cell in cells])
 
@@ -304,8 +308,8 @@ def hover(event: Event, near: list[Event], place: str) -> str:
     return "<br>".join(lines)
 
 
-def _lane_cells(comparison: Comparison) -> list[tuple[Column, Cell]]:
-    return _placed(comparison)[:MAX_LANES]
+def lane_cells(comparison: Comparison) -> list[tuple[Column, Cell]]:
+    return placed(comparison)[:MAX_LANES]
 
 
 def _phases(cell: Cell) -> list[Event]:
@@ -331,7 +335,7 @@ def drawn_events(cell: Cell) -> list[Event]:
     return kept
 
 
-def _time_range(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> tuple[float, float]:
+def time_range(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> tuple[float, float]:
     times = [t for _, cell in lanes for series in cell.samples.series.values() for t in (min(series.t), max(series.t))]
     times += [event.t for _, cell in lanes for event in drawn_events(cell)]
     return (min(times), max(times)) if times else (0.0, 1.0)
@@ -373,22 +377,27 @@ def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, An
     return traces
 
 
-def _legend(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
-    """Arms by colour, then kinds of events by shape."""
-    nothing = {"type": "scatter", "x": [None], "y": [None], "yaxis": "y", "hoverinfo": "skip"}
-    entries = [
-        nothing
+NOTHING = {"type": "scatter", "x": [None], "y": [None], "yaxis": "y", "hoverinfo": "skip"}
+
+
+def arm_legend(columns: list[Column]) -> list[dict[str, Any]]:
+    return [
+        NOTHING
         | {
             "mode": "lines",
             "name": label(column.label, 60),
             "legendgroup": column.label,
             "line": {"color": token(column), "width": 3},
         }
-        for column in comparison.columns
+        for column in columns
     ]
+
+
+def _legend(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
+    """Arms by colour, then kinds of events by shape."""
     met = {event.kind for _, cell in lanes for event in drawn_events(cell)}
-    return entries + [
-        nothing
+    return arm_legend(comparison.columns) + [
+        NOTHING
         | {
             "mode": "markers",
             "name": kind.name,
@@ -400,11 +409,22 @@ def _legend(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> list[di
     ]
 
 
-def _lines(strips: list[Panel]) -> list[dict[str, Any]]:
+def axis_id(row: int) -> str:
+    """Name of the y axis of a row, counted from 0."""
+    return f"y{row + 1}" if row else "y"
+
+
+def points_a_trace(traces: int) -> int:
+    """How finely each of so many curves of one figure may be drawn."""
+    return max(100, min(MAX_POINTS, FIGURE_POINTS // max(1, traces)))
+
+
+def lines(strips: list[Panel], first_row: int = 0, limit: int = MAX_POINTS) -> list[dict[str, Any]]:
+    """The curves of the strips, each strip in a row of its own."""
     traces = []
-    for row, strip in enumerate(strips):
+    for row, strip in enumerate(strips, first_row):
         for column, cell, series, dash, note in strip.series:
-            x, y = line(series)
+            x, y = line(series, limit)
             place, unit = who(cell, column), f"{strip.unit} {note}".rstrip()
             traces.append(
                 {
@@ -412,7 +432,7 @@ def _lines(strips: list[Panel]) -> list[dict[str, Any]]:
                     "mode": "lines+markers" if len(x) == 1 else "lines",
                     "x": x,
                     "y": y,
-                    "yaxis": f"y{row + 2}",
+                    "yaxis": axis_id(row),
                     "name": place,
                     "legendgroup": column.label,
                     "showlegend": False,
@@ -425,7 +445,7 @@ def _lines(strips: list[Panel]) -> list[dict[str, Any]]:
     return traces
 
 
-def _guides(lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
+def guides(lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
     """Thin lines that carry a kill or a lockup down to the curves; of many, the first of each cell."""
     severe = [
         (token(column), [event for event in drawn_events(cell) if KINDS[event.kind].guide]) for column, cell in lanes
@@ -467,7 +487,7 @@ def _separators(lanes: int) -> list[dict[str, Any]]:
     ]
 
 
-def _axis(**more: Any) -> dict[str, Any]:
+def axis(**more: Any) -> dict[str, Any]:
     return {
         "gridcolor": "@grid",
         "zeroline": False,
@@ -519,7 +539,7 @@ def _phase_names(lanes: list[tuple[Column, Cell]], low: float, high: float) -> l
     return notes
 
 
-def _title(words: str, top: float) -> dict[str, Any]:
+def title(words: str, top: float) -> dict[str, Any]:
     return {
         "text": f"<b>{words}</b>",
         "xref": "paper",
@@ -534,7 +554,7 @@ def _title(words: str, top: float) -> dict[str, Any]:
     }
 
 
-def _layout(height: float, margin_left: int) -> dict[str, Any]:
+def layout_of(height: float, margin_left: int) -> dict[str, Any]:
     return {
         "height": height,
         "margin": {"l": margin_left, "r": 14, "t": TOP_PX, "b": BOTTOM_PX},
@@ -558,55 +578,78 @@ def _lane_label(cell: Cell, column: Column) -> str:
     return label(column.label, 28) + repeat_words(column, cell)
 
 
+def time_axis(comparison: Comparison, lowest_row: int) -> dict[str, Any]:
+    """The same stretch of time in every figure, so that one can be read against the other."""
+    low, high = time_range(comparison, lane_cells(comparison))
+    margin = (high - low or 1.0) * 0.015
+    return axis(
+        range=[low - margin, high + margin],
+        anchor=axis_id(lowest_row),
+        fixedrange=False,
+        title={"text": "seconds since the start line", "font": {"size": 12, "color": "@soft"}, "standoff": 8},
+        showspikes=True,
+        spikemode="across",
+        spikesnap="cursor",
+        spikethickness=1,
+        spikedash="solid",
+        spikecolor="@soft",
+    )
+
+
+LEGEND = {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}}
+
+
+def rows_height(heights: list[float]) -> float:
+    return sum(heights) + SPACE_PX * (len(heights) - 1)
+
+
+def domains(heights: list[float]) -> list[list[float]]:
+    """Where rows of these heights lie on paper, from the top."""
+    inner, top, found = rows_height(heights), 0.0, []
+    for height in heights:
+        found.append([max(0.0, 1 - (top + height) / inner), 1 - top / inner])
+        top += height + SPACE_PX
+    return found
+
+
+def place_strips(layout: dict[str, Any], strips: list[Panel], places: list[list[float]], first_row: int = 0) -> None:
+    """An axis and a title for each strip."""
+    for row, (strip, domain) in enumerate(zip(strips, places), first_row):
+        scale = _decades(strip) if strip.log else {"rangemode": strip.rangemode, "nticks": 5}
+        layout[axis_id(row).replace("y", "yaxis")] = axis(domain=domain, **scale)
+        layout["annotations"].append(title(strip.title, domain[1]))
+
+
 def timeline(comparison: Comparison) -> dict[str, Any] | None:
     """All arms over one time axis: events in lanes on top, then a strip for each figure."""
-    lanes, strips = _lane_cells(comparison), panels(comparison)
+    lanes, strips = lane_cells(comparison), panels(comparison)
     if not strips and not any(drawn_events(cell) for _, cell in lanes):
         return None
     lane_px = LANE_PX if len(lanes) <= MANY_LANES else SMALL_LANE_PX
     heights = [lane_px * len(lanes) + 8] + [PANEL_PX] * len(strips)
-    inner = sum(heights) + SPACE_PX * len(strips)
-    low, high = _time_range(comparison, lanes)
-    margin = (high - low or 1.0) * 0.015
+    low, high = time_range(comparison, lanes)
     names = [_lane_label(cell, column) for column, cell in lanes]
-    layout = _layout(inner + TOP_PX + BOTTOM_PX, max(64, min(280, 14 + 7 * max(map(len, names)))))
+    layout = layout_of(
+        rows_height(heights) + TOP_PX + BOTTOM_PX, max(64, min(280, 14 + 7 * max(map(len, names))))
+    )
     layout |= {
-        "shapes": _guides(lanes) + _separators(len(lanes)),
+        "shapes": guides(lanes) + _separators(len(lanes)),
         "annotations": _phase_names(lanes, low, high),
-        "legend": {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "font": {"size": 12}},
-        "xaxis": _axis(
-            range=[low - margin, high + margin],
-            anchor=f"y{len(strips) + 1}" if strips else "y",
-            fixedrange=False,
-            title={"text": "seconds since the start line", "font": {"size": 12, "color": "@soft"}, "standoff": 8},
-            showspikes=True,
-            spikemode="across",
-            spikesnap="cursor",
-            spikethickness=1,
-            spikedash="solid",
-            spikecolor="@soft",
-        ),
+        "legend": LEGEND,
+        "xaxis": time_axis(comparison, len(strips)),
     }
-    top = 0.0
-    for row, height in enumerate(heights):
-        domain = [max(0.0, 1 - (top + height) / inner), 1 - top / inner]
-        if row == 0:
-            layout["yaxis"] = _axis(
-                domain=domain,
-                range=[0.5 - len(lanes), 0.5],
-                tickvals=[-lane for lane in range(len(lanes))],
-                ticktext=names,
-                showgrid=False,
-                ticks="",
-            )
-        else:
-            strip = strips[row - 1]
-            scale = _decades(strip) if strip.log else {"rangemode": "tozero", "nticks": 5}
-            layout[f"yaxis{row + 1}"] = _axis(domain=domain, **scale)
-            layout["annotations"].append(_title(strip.title, domain[1]))
-        top += height + SPACE_PX
+    places = domains(heights)
+    layout["yaxis"] = axis(
+        domain=places[0],
+        range=[0.5 - len(lanes), 0.5],
+        tickvals=[-lane for lane in range(len(lanes))],
+        ticktext=names,
+        showgrid=False,
+        ticks="",
+    )
+    place_strips(layout, strips, places[1:], 1)
     # Markers last: they are drawn on top.
-    return {"data": _legend(comparison, lanes) + _lines(strips) + _markers(lanes, high - low), "layout": layout}
+    return {"data": _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low), "layout": layout}
 
 
 def _peak_cell(column: Column) -> Cell | None:
@@ -660,7 +703,7 @@ def slab_peak(comparison: Comparison) -> dict[str, Any] | None:
             }
         )
     peak = max(largest.values()) / 1024
-    layout = _layout(
+    layout = layout_of(
         len(names) * (14 * len(shown) + 12) + TOP_PX + BOTTOM_PX, 14 + 7 * max(len(label(name, 28)) for name in names)
     )
     layout |= {
@@ -669,10 +712,10 @@ def slab_peak(comparison: Comparison) -> dict[str, Any] | None:
         "bargroupgap": 0.08,
         "showlegend": len(shown) > 1,
         "legend": {"orientation": "h", "x": 0, "y": 1, "xanchor": "left", "yanchor": "bottom", "traceorder": "normal"},
-        "xaxis": _axis(
+        "xaxis": axis(
             title={"text": "MiB held", "font": {"size": 12, "color": "@soft"}, "standoff": 8}, range=[0, peak * 1.3]
         ),
-        "yaxis": _axis(
+        "yaxis": axis(
             range=[len(names) - 0.45, -0.55],
             tickvals=list(range(len(names))),
             showgrid=False,
@@ -694,7 +737,7 @@ def peak_notes(comparison: Comparison) -> list[str]:
 
 def left_out(comparison: Comparison) -> list[str]:
     """What the figures do not show because there is too much of it."""
-    cells = [cell for _, cell in _placed(comparison)]
+    cells = [cell for _, cell in placed(comparison)]
     events = sum(e.kind in KINDS and e.kind != "phase" for cell in cells[:MAX_LANES] for e in cell.events)
     drawn = sum(e.kind != "phase" for cell in cells[:MAX_LANES] for e in drawn_events(cell))
     caches = {name for cell in cells for name in cell.samples.series if name.startswith("cache:")}

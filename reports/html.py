@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, stats, tables
+from reports import analysis, charts, shrink, slabs, stats, tables
 from reports.analysis import Column, Comparison
 from reports.model import Cell, Event, num, text
 from reports.published import published
@@ -52,6 +52,7 @@ class Card:
     arm: int
     outcome: str
     tone: str
+    warnings: list[str]
     lines: list[str]
     facts: list[str]
 
@@ -108,6 +109,14 @@ def _reasons(column: Column) -> list[str]:
     return lines + ([f"and {plural(rest, 'other reason')}"] if rest else [])
 
 
+def _warnings(column: Column) -> list[str]:
+    """What casts doubt on the verdict."""
+    doubts = [(cell, cell.doubtful_kills) for cell in column.cells if cell.doubtful_kills]
+    lines = [(f"{cell.name}: " if len(column.cells) > 1 else "") + doubt for cell, doubt in doubts[:REASONS_SHOWN]]
+    rest = len(doubts) - len(lines)
+    return lines + ([f"and {plural(rest, 'more cell')} in doubt"] if rest else [])
+
+
 def _outcome(column: Column) -> str:
     verdicts = column.verdicts.most_common()
     if len(verdicts) == 1:
@@ -133,7 +142,15 @@ def _facts(column: Column) -> list[str]:
 
 def cards(comparison: Comparison) -> list[Card]:
     return [
-        Card(column, column.colour, _outcome(column), _tone(column), _reasons(column), _facts(column))
+        Card(
+            column,
+            column.colour,
+            _outcome(column),
+            _tone(column),
+            _warnings(column),
+            _reasons(column),
+            _facts(column),
+        )
         for column in comparison.columns
     ]
 
@@ -241,6 +258,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
             if (shown := tables.phases(cell))
         ],
         "repeat": _repeat_rows(comparison),
+        "shrunk": shrink.rows(comparison),
         "peak_notes": charts.peak_notes(comparison),
         "left_out": charts.left_out(comparison),
         "light": charts.theme(charts.LIGHT, False),
@@ -268,15 +286,25 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    figures = {"timeline": charts.timeline(comparison), "slab": charts.slab_peak(comparison)}
+    caches, cache_figure = slabs.by_cache(comparison)
+    figures = {
+        "timeline": charts.timeline(comparison),
+        "slab": charts.slab_peak(comparison),
+        "slab_time": slabs.over_time(comparison),
+        "slab_caches": cache_figure,
+        "cgroup_time": slabs.cgroups(comparison),
+    }
+    drawn = any(figures.values())
     context = _context(comparison)
     # A carriage return would be normalised by the browser and the hash would no longer fit.
-    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if any(figures.values()) else ""
+    plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if drawn else ""
     page_script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     themes = {"light": context["light"], "dark": context["dark"]}
     return environment.get_template("report.html.j2").render(
         **context,
         figures=figures,
+        drawn=drawn,
+        caches=caches,
         figures_json=script_json(figures),
         themes_json=script_json(themes),
         plotly=Markup(plotly),

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from reports import analysis, stats, tables
+from reports import analysis, shrink, stats, tables
 from reports.analysis import Column, Comparison, Figure, Metric
 from reports.model import num, text
 
@@ -66,6 +66,8 @@ def _arm(column: Column) -> dict[str, Any]:
                 "reason": cell.reason,
                 "counted": cell.counted,
                 "finished": cell.finished,
+                "doubtful_kills": cell.doubtful_kills or None,
+                "slab": shrink.as_json(cell),
             }
             for cell in column.cells
         ],
@@ -77,10 +79,7 @@ def _losses(comparison: Comparison) -> list[dict[str, Any]]:
         {
             "run": cell.run.path.name,
             "cell": cell.name,
-            **{
-                name: num(cell.section("samples").get(name))
-                for name in ("taken", "missed", "late_max_ms", "kmsg_lost", "box_lost")
-            },
+            **{name: num(cell.section("samples").get(name)) for name in tables.LOSSES},
             "sample_lines": cell.samples.lines,
             "corrupt_lines": cell.samples.corrupt + cell.events_corrupt,
             "interrupted": cell.interrupted,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports import analysis, tables
+from reports import analysis, shrink, tables
 from reports.analysis import Comparison
 from reports.text import NOT_MEASURED, one_line
 
@@ -74,6 +74,11 @@ def render(comparison: Comparison) -> str:
             for row in mitigations
         ]
         lines += ["## Mitigations", "", *_table(head, rows)]
+    shrunk = shrink.rows(comparison)
+    if shrunk:
+        head = ["arm", "cell", "held before", "after", "given back", "as counted", "at least"]
+        head += ["exactly, of before", "exactly, of after", "bound"]
+        lines += ["## Slab, exactly", "", *_table(head, [[escape(value) for value in row.totals] for row in shrunk])]
     losses = tables.other_losses(comparison) + [
         f"{row.cell}: {', '.join(row.notes)}" for row in tables.losses(comparison) if row.notes
     ]

@@ -14,16 +14,33 @@ from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 # These two verdicts say something about us or about the machine's equipment, and nothing about the kernel under test.
 NO_OUTCOME = ("skipped", "broken")
 # A flood of events would make the page unreadable before it told anybody anything more.
 MAX_EVENTS = 20000
+# A cell has a handful of cgroups; a record with more of them is damaged.
+MAX_GROUPS = 64
+# Whole numbers up to this a float holds exactly.
+MAX_EXACT = 2**53
+# Readings of the cgroups nearer to each other than this are one reading that several samples repeat.
+SAME_READING_S = 0.01
 
 
 class Unreadable(Exception):
     """A file without which there is nothing to report; the message names it."""
+
+
+def _measured(value: float | None) -> TypeGuard[float]:
+    """Whether there is a figure. A record's own are finite, but their sums and products can leave a float's range."""
+    return value is not None and math.isfinite(value)
+
+
+def percent(part: float | None, whole: float) -> float | None:
+    """Nothing where there is no part, no whole, or a sum that left a float's range."""
+    share = 100 * part / whole if part is not None and 0 < whole < math.inf else None
+    return share if _measured(share) else None
 
 
 @dataclass
@@ -34,7 +51,7 @@ class Series:
     v: array = field(default_factory=lambda: array("d"))
 
     def add(self, t: float, value: float | None) -> None:
-        if value is not None:
+        if _measured(value):
             self.t.append(t)
             self.v.append(value)
 
@@ -42,7 +59,7 @@ class Series:
         return len(self.t)
 
 
-@dataclass
+@dataclass(slots=True)
 class SlabRow:
     """One cache at one moment."""
 
@@ -58,6 +75,50 @@ class SlabRow:
 
 
 @dataclass
+class CacheFacts:
+    """What the event slab-caches says of a cache."""
+
+    slack: float | None  # so many free objects at most count as active
+    merged: list[str]  # other caches whose objects are in its line
+
+
+@dataclass
+class SlabTotal:
+    """All caches together at one moment."""
+
+    held_kib: float
+    active_kib: float  # the most that can be in use
+    least_kib: float | None  # the least; absent without the event slab-caches
+
+    @property
+    def active_pct(self) -> float | None:
+        return percent(self.active_kib, self.held_kib)
+
+    @property
+    def least_pct(self) -> float | None:
+        return percent(self.least_kib, self.held_kib)
+
+
+@dataclass
+class Shrink:
+    """The event slab-shrunk: all caches before and after the CPUs gave back what they kept."""
+
+    t: float
+    before: dict[str, SlabRow]
+    after: dict[str, SlabRow]
+    not_shrunk: float | None
+
+
+@dataclass
+class CacheSeries:
+    """One cache over time."""
+
+    held_kib: Series = field(default_factory=Series)
+    active: Series = field(default_factory=Series)
+    objects: Series = field(default_factory=Series)
+
+
+@dataclass
 class Samples:
     """What the sampler saw, as far as a report shows it."""
 
@@ -66,12 +127,14 @@ class Samples:
     cut_off: bool = False
     series: dict[str, Series] = field(default_factory=dict)
     disks: dict[str, Series] = field(default_factory=dict)  # sectors written, a counter
+    groups: dict[str, dict[str, Series]] = field(default_factory=dict)  # cgroup -> figure -> bytes or count
+    groups_t: float = -math.inf  # when the cgroups were read last
     peak_t: float | None = None
     peak_weight: float = -1.0
     peak_slab: dict[str, SlabRow] = field(default_factory=dict)
 
     def add(self, name: str, t: float, value: float | None) -> None:
-        if value is not None:
+        if _measured(value):
             self.series.setdefault(name, Series()).add(t, value)
 
 
@@ -96,6 +159,8 @@ class Cell:
     events_corrupt: int = 0
     events_left_out: int = 0
     wq_trace: dict[str, Any] = field(default_factory=dict)  # what the workqueue tracepoints came to
+    caches: dict[str, CacheFacts] = field(default_factory=dict)
+    shrink: Shrink | None = None
     replaced_by: str = ""
 
     @property
@@ -133,8 +198,21 @@ class Cell:
     def section(self, name: str) -> dict[str, Any]:
         return obj(self.data.get(name))
 
+    @property
+    def watched(self) -> list[str]:
+        """Slab caches that the scenario is about."""
+        return [name for name in seq(self.section("watch").get("caches")) if isinstance(name, str)]
+
     def metric(self, name: str) -> float | None:
         return num(self.section("metrics").get(name))
+
+    @property
+    def doubtful_kills(self) -> str:
+        """Why the counts of OOM kills cannot all be right; empty where they can, or where the record does not say."""
+        oom = self.section("oom")
+        if oom.get("agree") is not False:
+            return ""
+        return f"the counts of OOM kills do not agree: {text(oom.get('why')) or 'the record does not say why'}"
 
     def victims(self) -> list[dict[str, Any]]:
         """Tasks killed: the cell's own list, else what the classified log says."""
@@ -219,27 +297,66 @@ def _lines(path: Path) -> Iterator[tuple[dict[str, Any] | None, bool]]:
         return
 
 
+def _slab_row(value: object) -> SlabRow | None:
+    row = seq(value)[:4]
+    if len(row) < 4:
+        return None
+    active, objects, size, held = row
+    # Nearly all rows are whole numbers, and there are a hundred of them in each sample: a short way for those.
+    if type(active) is type(objects) is type(size) is type(held) is int and min(row) >= 0 and max(row) <= MAX_EXACT:
+        return SlabRow(active, objects, size, held)
+    figures = [num(figure) for figure in row]
+    return None if None in figures or min(figures) < 0 else SlabRow(*figures)
+
+
 def _slab_rows(group: dict[str, Any]) -> dict[str, SlabRow]:
-    rows = {}
-    for name, row in group.items():
-        figures = [num(value) for value in seq(row)]
-        if len(figures) >= 4 and None not in figures[:4]:
-            rows[name] = SlabRow(*figures[:4])
-    return rows
+    return {name: row for name, value in group.items() if (row := _slab_row(value))}
 
 
-def _take_slab(samples: Samples, t: float, sample: dict[str, Any], watched: list[str]) -> None:
-    """Watched caches over time, and all caches at the moment when the kernel held most that it could not give back."""
+def slab_total(rows: dict[str, SlabRow], caches: dict[str, CacheFacts]) -> SlabTotal:
+    """Adds up all caches. Of a cache that the record does not describe, all objects may be free."""
+    held = active = least = 0.0
+    for name, row in rows.items():
+        held += row.held_kib
+        active += row.active * row.size / 1024
+        facts = caches.get(name)
+        if facts and facts.slack is not None and row.active > facts.slack:
+            least += (row.active - facts.slack) * row.size / 1024
+    return SlabTotal(held, active, least if caches else None)
+
+
+def _take_slab(samples: Samples, t: float, sample: dict[str, Any], cell: Cell) -> None:
+    """Watched caches and the sum of all over time; all caches when the kernel held most that it cannot give back."""
     if not isinstance(sample.get("slab"), dict):
         return
     group = sample["slab"]
-    for name in watched:
+    for name in cell.watched:
         row = seq(group.get(name))
         # A cache without objects is not listed: it holds nothing.
         samples.add(f"cache:{name}", t, num(row[3]) if len(row) >= 4 else 0.0)
+    rows = _slab_rows(group)
+    if rows:
+        total = slab_total(rows, cell.caches)
+        for name in ("held_kib", "active_kib", "active_pct", "least_pct"):
+            samples.add(f"slab_{name}", t, getattr(total, name))
     weight = num(obj(sample.get("mem")).get("SUnreclaim"))
     if weight is not None and weight > samples.peak_weight:
-        samples.peak_t, samples.peak_weight, samples.peak_slab = t, weight, _slab_rows(group)
+        samples.peak_t, samples.peak_weight, samples.peak_slab = t, weight, rows
+
+
+def _take_groups(samples: Samples, t: float, cgroups: dict[str, Any]) -> None:
+    """Memory of the cgroups at the moment when they were read, which is before the sample."""
+    t -= (num(cgroups.get("age_ms")) or 0.0) / 1000
+    if t - samples.groups_t < SAME_READING_S:
+        return
+    samples.groups_t = t
+    for group, figures in obj(cgroups.get("groups")).items():
+        if group not in samples.groups and len(samples.groups) >= MAX_GROUPS:
+            continue
+        for name in ("kernel", "slab", "nr_dying_descendants"):
+            value = num(obj(figures).get(name))
+            if value is not None and value >= 0:
+                samples.groups.setdefault(group, {}).setdefault(name, Series()).add(t, value)
 
 
 def _take_canary(samples: Samples, t: float, canary: dict[str, Any]) -> None:
@@ -248,7 +365,7 @@ def _take_canary(samples: Samples, t: float, canary: dict[str, Any]) -> None:
         samples.add("canary_ms", t, max(delays))
 
 
-def _take_sample(samples: Samples, sample: dict[str, Any], watched: list[str]) -> bool:
+def _take_sample(samples: Samples, sample: dict[str, Any], cell: Cell) -> bool:
     t = num(sample.get("t"))
     if t is None:
         return False
@@ -258,7 +375,8 @@ def _take_sample(samples: Samples, sample: dict[str, Any], watched: list[str]) -
     pressure = obj(obj(sample.get("psi")).get("memory"))
     for name in ("some_us", "full_us", "some_avg10", "full_avg10"):
         samples.add(f"psi_{name}", t, num(pressure.get(name)))
-    _take_slab(samples, t, sample, watched)
+    _take_slab(samples, t, sample, cell)
+    _take_groups(samples, t, obj(sample.get("cgroups")))
     _take_canary(samples, t, obj(sample.get("canary")))
     for disk, row in obj(sample.get("disk")).items():
         if len(seq(row)) >= 4:
@@ -266,19 +384,55 @@ def _take_sample(samples: Samples, sample: dict[str, Any], watched: list[str]) -
     return True
 
 
-def _read_samples(path: Path, watched: list[str]) -> Samples:
+def _read_samples(cell: Cell) -> Samples:
     samples = Samples()
-    for sample, whole in _lines(path):
-        if sample is not None and _take_sample(samples, sample, watched):
+    for sample, whole in _lines(cell.path / "samples.jsonl"):
+        if sample is not None and _take_sample(samples, sample, cell):
             samples.lines += 1
         else:
             samples.corrupt += 1
             samples.cut_off = not whole
-    for name in watched:
+    for name in cell.watched:
         # Never listed at all: the cache may be merged into another one, so "0" would be a guess.
         if not any(samples.series.get(f"cache:{name}", Series()).v):
             samples.series.pop(f"cache:{name}", None)
     return samples
+
+
+def read_caches(cell: Cell, names: list[str]) -> dict[str, CacheSeries]:
+    """Some caches over time. Which ones matter is known when all cells have been read, and to keep all takes too much
+    memory, so this reads the samples once more."""
+    found = {name: CacheSeries() for name in names}
+    for sample, _whole in _lines(cell.path / "samples.jsonl"):
+        t = num(sample.get("t")) if sample else None
+        if sample is None or t is None or not isinstance(sample.get("slab"), dict):
+            continue
+        for name, series in found.items():
+            value = sample["slab"].get(name)
+            row = SlabRow(0, 0, 0, 0) if value is None else _slab_row(value)
+            if row:
+                series.held_kib.add(t, row.held_kib)
+                series.active.add(t, row.active)
+                series.objects.add(t, row.objects)
+    return {name: series for name, series in found.items() if any(series.held_kib.v)}
+
+
+def _cache_facts(entry: dict[str, Any]) -> CacheFacts:
+    slack = num(entry.get("slack"))
+    merged = [name for name in seq(entry.get("merged")) if isinstance(name, str)]
+    return CacheFacts(slack if slack is not None and slack >= 0 else None, merged)
+
+
+def _take_event(cell: Cell, t: float, entry: dict[str, Any]) -> None:
+    """The events of which a report needs more than their place on the time axis."""
+    if entry["kind"] == "wq-trace":
+        cell.wq_trace = entry
+    elif entry["kind"] == "slab-caches":
+        cell.caches = {name: _cache_facts(obj(facts)) for name, facts in obj(entry.get("caches")).items()}
+    elif entry["kind"] == "slab-shrunk":
+        before, after = (_slab_rows(obj(obj(entry.get(name)).get("slab"))) for name in ("before", "after"))
+        if before and after:
+            cell.shrink = Shrink(t, before, after, num(entry.get("not_shrunk")))
 
 
 def _read_events(cell: Cell) -> None:
@@ -287,8 +441,7 @@ def _read_events(cell: Cell) -> None:
         if entry is None or t is None or not text(entry.get("kind")):
             cell.events_corrupt += 1
             continue
-        if entry["kind"] == "wq-trace":
-            cell.wq_trace = entry
+        _take_event(cell, t, entry)
         if len(cell.events) >= MAX_EVENTS:
             cell.events_left_out += 1
         else:
@@ -300,9 +453,9 @@ def _read_cell(path: Path, run: Run, planned: dict[str, Any]) -> Cell:
     data = _read_json(path / "cell.json")
     repeat = num(data.get("repeat")) or num(planned.get("repeat")) or 1
     cell = Cell(path, path.name, text(data.get("arm")) or text(planned.get("arm")) or "?", int(repeat), data, run)
-    watched = [name for name in seq(cell.section("watch").get("caches")) if isinstance(name, str)]
-    cell.samples = _read_samples(path / "samples.jsonl", watched)
+    # Events first: they say what the slab figures of the samples mean.
     _read_events(cell)
+    cell.samples = _read_samples(cell)
     return cell
 
 

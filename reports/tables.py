@@ -354,11 +354,17 @@ class LossRow:
     taken: str
     missed: str
     late_max: str
+    dropped: str
     kmsg_lost: str
+    kmsg_dropped: str
     box_lost: str
     corrupt: str
     notes: list[str] = field(default_factory=list)
     lossy: bool = False
+
+
+LOST = ("missed", "dropped", "kmsg_lost", "kmsg_dropped", "box_lost")
+LOSSES = ("taken", "late_max_ms", *LOST)
 
 
 def _count(value: float | None) -> str:
@@ -379,6 +385,8 @@ def _cell_notes(cell: Cell) -> list[str]:
         notes.append("last sample line cut off")
     if cell.events_left_out:
         notes.append(f"{plural(cell.events_left_out, 'event')} not read")
+    if cell.doubtful_kills:
+        notes.append(cell.doubtful_kills)
     ended = text(cell.section("host").get("ended_by"))
     if ended and ended != "guest":
         notes.append(f"ended by {ended}")
@@ -390,10 +398,7 @@ def losses(comparison: Comparison) -> list[LossRow]:
     rows = []
     for column in comparison.columns:
         for cell in column.cells:
-            counts = {
-                name: num(cell.section("samples").get(name))
-                for name in ("taken", "missed", "late_max_ms", "kmsg_lost", "box_lost")
-            }
+            counts = {name: num(cell.section("samples").get(name)) for name in LOSSES}
             late = counts["late_max_ms"]
             corrupt = cell.samples.corrupt + cell.events_corrupt
             rows.append(
@@ -404,11 +409,10 @@ def losses(comparison: Comparison) -> list[LossRow]:
                     _count(counts["taken"]),
                     _count(counts["missed"]),
                     NOT_MEASURED if late is None else quantity(late, "ms"),
-                    _count(counts["kmsg_lost"]),
-                    _count(counts["box_lost"]),
+                    *(_count(counts[name]) for name in ("dropped", "kmsg_lost", "kmsg_dropped", "box_lost")),
                     _count(corrupt),
                     _cell_notes(cell),
-                    bool(corrupt or counts["missed"] or counts["kmsg_lost"] or counts["box_lost"]),
+                    bool(corrupt or any(counts[name] for name in LOST)),
                 )
             )
     return rows

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "tests/fixtures/records"
 sys.path[:0] = [str(ROOT), str(RECORDS)]
 
-from generate import make_run  # noqa: E402
+from generate import make_run, write_lines  # noqa: E402
 from reports import analysis  # noqa: E402
 from reports.model import load_run  # noqa: E402
 
@@ -38,6 +38,25 @@ def new_run(tmp_path: Path) -> Callable[..., Path]:
 
     def make(name: str = "run", **options: Any) -> Path:
         return make_run(tmp_path / name, **({"step": 1.0} | options))
+
+    return make
+
+
+@pytest.fixture
+def old_run(new_run: Callable[..., Path]) -> Callable[..., Path]:
+    """Makes a run as it was recorded before the slab events, the cgroups and the counts of what gave way."""
+
+    def make(**options: Any) -> Path:
+        path = new_run(**options)
+        for cell_path in (path / "cells").iterdir():
+            for name in ("events.jsonl", "samples.jsonl"):
+                entries = [json.loads(line) for line in (cell_path / name).read_text().splitlines()]
+                kept = [entry for entry in entries if entry.get("kind") not in ("slab-caches", "slab-shrunk")]
+                write_lines(cell_path / name, [{k: v for k, v in one.items() if k != "cgroups"} for one in kept])
+            cell = json.loads((cell_path / "cell.json").read_text())
+            del cell["oom"], cell["samples"]["dropped"], cell["samples"]["kmsg_dropped"]
+            (cell_path / "cell.json").write_text(json.dumps(cell))
+        return path
 
     return make
 

@@ -14,6 +14,45 @@ TEXT = (
     "{{7*7}}{%raw%}%{x}${7}|*_\\ \0\x1b[2J\x85\u202e\ud800\u2028]]>"
 )
 NUMBERS = (10**300, -1e308, 1e-320, 2**64, -0.0)
+SLAB_ROWS = (
+    *([number, 1, 1, 1] for number in NUMBERS),
+    [1e308, 1e308, 1e308, 1e-320],
+    [10**400, 2, 3, 4],
+    [True, None, TEXT, []],
+    [1, 2, 3],
+    [],
+    {},
+    TEXT,
+    7,
+)
+GROUPS = ({TEXT: TEXT}, TEXT, 7, [], {"kernel": -1, "slab": 10**400}, {"kernel": 1e300, "slab": TEXT}, {"slab": 2**64})
+
+
+def _hostile_slab() -> dict[str, Any]:
+    return {f"{TEXT}{index}": row for index, row in enumerate(SLAB_ROWS)}
+
+
+def _hostile_cgroups(index: int) -> Any:
+    """Of another kind in each sample."""
+    groups = {f"{TEXT}{group}": figures for group, figures in enumerate(GROUPS)} | {"/": GROUPS[index % len(GROUPS)]}
+    every = ({"groups": groups}, {"age_ms": 1e300, "groups": groups}, {"age_ms": TEXT, "groups": TEXT}, TEXT, {}, [])
+    return every[index % len(every)]
+
+
+def _hostile_slab_events(not_shrunk: Any) -> list[dict[str, Any]]:
+    """What slab-caches and slab-shrunk can be at their worst; of several the last that can be read counts."""
+    facts = ({"slack": -5}, {"slack": 10**400}, {"slack": TEXT, "merged": TEXT}, {"merged": [TEXT, 7, None] * 9}, TEXT)
+    caches = {TEXT: {"per_slab": TEXT, "slack": 1, "merged": [TEXT]}}
+    caches |= {f"{TEXT}{index}": one for index, one in enumerate(facts)}
+    slab = {"slab": _hostile_slab() | {"kcopyd_job": [9, 9, 3240, 900], TEXT: [9, 9, 64, 4]}}
+    less = {"slab": _hostile_slab() | {"kcopyd_job": [1, 9, 3240, 2**60], "unknown": [1e300] * 4}}
+    return [
+        {"t": -2, "kind": "slab-caches", "raw": TEXT, "cpus": TEXT, "caches": TEXT},
+        {"t": -1, "kind": "slab-caches", "raw": TEXT, "cpus": -1, "caches": caches},
+        {"t": 3, "kind": "slab-shrunk", "raw": TEXT, "before": slab, "after": less, "not_shrunk": not_shrunk},
+        {"t": 4, "kind": "slab-shrunk", "raw": TEXT, "before": TEXT, "after": {"slab": TEXT}, "not_shrunk": -1},
+        {"t": 5, "kind": "slab-shrunk", "raw": TEXT},
+    ]
 
 
 def _poison(value: Any, keep: tuple[str, ...] = ()) -> Any:
@@ -30,19 +69,22 @@ def make_hostile(path: Path) -> Path:
     make_run(path, repeats=2, step=0.5)
     run = json.loads((path / "run.json").read_text())
     (path / "run.json").write_text(json.dumps(_poison(run, ("plan", "schema", "arms"))))
-    for name in ("001-before-1", "002-after-1"):
+    for name, not_shrunk in (("001-before-1", TEXT), ("002-after-1", 0)):
         cell_path = path / "cells" / name
         cell = _poison(json.loads((cell_path / "cell.json").read_text()), ("schema", "verdict", "better"))
         cell["metrics"] |= {f"{TEXT}{index}": number for index, number in enumerate(NUMBERS)}
         cell["metrics"]["nested"] = {"a": {"b": 1}, "c": [1], TEXT: 5}
         cell["watch"] = {"caches": [TEXT, "kcopyd_job", 7, None]}
+        cell["oom"] = {"agree": False, "why": TEXT, "vmstat": TEXT, "log": -1}
+        cell["samples"] |= {"dropped": TEXT, "kmsg_dropped": 1e300}
         cell["victims"] = [TEXT, {"t": TEXT, "pid": 1e300, "comm": TEXT, "role": ["x"], "cgroup": TEXT}]
         cell["phases"] = [{"name": TEXT, "t": -1}, {"name": TEXT, "t": 10**400}, TEXT]
         (cell_path / "cell.json").write_text(json.dumps(cell))
         samples = (cell_path / "samples.jsonl").read_text().splitlines()
         rows = [json.loads(line) for line in samples]
-        for row in rows:
-            row["slab"][TEXT] = [5, 6, 4096, 90000]
+        for index, row in enumerate(rows):
+            row["slab"] |= _hostile_slab() | {TEXT: [5, 6, 4096, 90000]}
+            row["cgroups"] = _hostile_cgroups(index)
             row["disk"][TEXT] = [0, 0, 0, int(1e12 * (row["t"] + 3)), 0, 0]
         lines = [json.dumps(row).encode() for row in rows] + [
             b"\xff\xfe\0",
@@ -66,6 +108,7 @@ def make_hostile(path: Path) -> Path:
             }
             for index, kind in enumerate(("oom-kill", "panic", "wq-lockup", "hung-task", TEXT))
         ]
+        events += _hostile_slab_events(not_shrunk)
         waits = {"function": TEXT, "wait_n": 1e300, "wait_max_ms": -5, "wait_histogram": [TEXT, -1, 1e300] * 40}
         events.append(
             {

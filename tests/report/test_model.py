@@ -1,9 +1,13 @@
 # SPDX-License-Identifier: MIT
 """Reading records that are whole, damaged, hostile or not there."""
 import json
+import math
 import shutil
 
-from reports.model import SlabRow, load_run
+import pytest
+from hostile import make_hostile
+
+from reports.model import MAX_GROUPS, CacheFacts, SlabRow, load_run, read_caches, slab_total
 
 
 def read(path):
@@ -92,3 +96,72 @@ def test_interrupted_and_replaced_do_not_count(new_run, edit):
 def test_slab_utilisation():
     assert SlabRow(100, 120, 1024, 200).utilisation == 50.0
     assert SlabRow(0, 0, 64, 0).utilisation is None
+
+
+CACHES = {"a": CacheFacts(30, []), "b": CacheFacts(500, ["c"]), "no-slack": CacheFacts(None, [])}
+
+
+@pytest.mark.parametrize(
+    "rows, most, least",
+    [
+        ({"a": SlabRow(100, 100, 1024, 100)}, 100, 70),
+        ({"a": SlabRow(100, 100, 1024, 100), "b": SlabRow(100, 100, 1024, 100)}, 100, 35),  # b may be empty
+        ({"unknown": SlabRow(100, 100, 1024, 100)}, 100, 0),
+        ({"no-slack": SlabRow(100, 100, 1024, 100)}, 100, 0),
+        ({"a": SlabRow(0, 0, 64, 0)}, None, None),
+    ],
+)
+def test_in_use_are_at_least_the_active_objects_without_the_slack(rows, most, least):
+    total = slab_total(rows, CACHES)
+    assert (total.active_pct, total.least_pct) == (most, least)
+    assert slab_total(rows, {}).least_kib is None, "without the event slab-caches nothing is known of the least"
+
+
+def test_all_caches_over_time(pair):
+    cell = read(pair)[0].cells[1]
+    series = cell.samples.series
+    names = ("slab_held_kib", "slab_active_kib", "slab_active_pct", "slab_least_pct")
+    assert {len(series[name]) for name in names} == {cell.samples.lines}
+    assert all(least < most <= 100 for least, most in zip(series["slab_least_pct"].v, series["slab_active_pct"].v))
+    assert cell.caches["kmalloc-64"].merged == ["io", "ext4_io_end"]
+    assert cell.shrink.not_shrunk == 0 and cell.shrink.after["filp"].active < cell.shrink.before["filp"].active
+
+
+def test_record_from_before_the_slab_events(old_run):
+    cell = read(old_run())[0].cells[1]
+    assert cell.caches == {} and cell.shrink is None and cell.samples.groups == {}
+    assert "slab_active_pct" in cell.samples.series and "slab_least_pct" not in cell.samples.series
+
+
+def test_a_cache_over_time_is_read_when_asked_for(pair):
+    cell = read(pair)[0].cells[1]
+    found = read_caches(cell, ["kcopyd_job", "dentry", "never_listed"])
+    assert list(found) == ["kcopyd_job", "dentry"]
+    kcopyd = found["kcopyd_job"]
+    assert len(kcopyd.held_kib) == len(kcopyd.active) == len(kcopyd.objects) == cell.samples.lines
+    assert kcopyd.held_kib.v == cell.samples.series["cache:kcopyd_job"].v
+    assert kcopyd.held_kib.v[0] == 0, "a cache that is not listed now holds nothing now"
+
+
+def test_cgroups_are_taken_once_a_reading(new_run):
+    groups = read(new_run(step=0.2))[0].cells[1].samples.groups
+    slab = groups["/headroom/workload"]["slab"]
+    assert len(slab) == 24 and list(slab.t)[:3] == pytest.approx([-2, -1, 0])
+    assert set(groups["/"]["nr_dying_descendants"].v) == {0, 3}
+    assert "nr_dying_descendants" not in groups["/headroom/harness"]
+
+
+def test_hostile_slab_and_cgroups(tmp_path):
+    cell = read(make_hostile(tmp_path / "hostile"))[0].cells[0]
+    assert all(series.v and all(map(math.isfinite, series.v)) for series in cell.samples.series.values())
+    assert all(min(series.v) >= 0 for group in cell.samples.groups.values() for series in group.values())
+    assert all(facts.slack is None or facts.slack >= 0 for facts in cell.caches.values())
+    assert cell.shrink.not_shrunk is None and "kcopyd_job" in cell.shrink.before
+
+
+def test_no_more_cgroups_than_a_machine_has(new_run):
+    path = new_run()
+    samples = path / "cells/001-before-1/samples.jsonl"
+    groups = {f"/g{index}": {"slab": 1} for index in range(1000)}
+    samples.write_text(json.dumps({"t": 1, "cgroups": {"groups": groups}}) + "\n")
+    assert len(read(path)[0].cells[0].samples.groups) == MAX_GROUPS

@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from hostile import make_hostile
 
-from reports import charts, compare, html, machine, markdown
+from reports import charts, compare, html, machine, markdown, tables
 from reports.model import Series, load_run
 from reports.published import published
 
@@ -52,6 +52,8 @@ def test_sections_in_order(pair, compared):
         "Metrics",
         "Over time",
         "Slab memory by cache at the peak of SUnreclaim",
+        "Slab memory over time",
+        "Cgroups",
         "Mitigations and settings",
         "Detectors and losses",
         "Environment and phases",
@@ -337,3 +339,35 @@ def test_published_figures_stay_apart(pair, compared):
     write = next(row for row in rows if row.metric == "write time")
     assert "before did not finish, after 21.5 s" in write.ours
     assert not any(row.ours for row in rows if "parallel" in row.what)
+
+
+def test_kills_counted_twice_cast_doubt(new_run, edit, compared):
+    path = new_run(repeats=5)
+    for cell in sorted((path / "cells").glob("*-before-*")):
+        edit(cell / "cell.json", oom={"agree": False, "why": f"vmstat counts 9 in {cell.name}, <b>"})
+    comparison = compared(path)
+    before, after = html.cards(comparison)
+    assert after.warnings == [] and len(before.warnings) == html.REASONS_SHOWN + 1
+    doubt = "the counts of OOM kills do not agree: vmstat counts 9 in 001-before-1, <b>"
+    assert before.warnings[0] == f"001-before-1: {doubt}" and before.warnings[-1] == "and 2 more cells in doubt"
+    assert 'class="warning"' in html.render(comparison) and "b" not in page(comparison).elements
+    assert "001-before-1: " + markdown.escape(doubt) in markdown.render(comparison)
+    cells = [cell for arm in json.loads(machine.render(comparison))["arms"] for cell in arm["cells"]]
+    assert cells[0]["doubtful_kills"] == doubt and cells[-1]["doubtful_kills"] is None
+
+
+@pytest.mark.parametrize("oom", [{}, {"agree": True, "why": "x"}, {"agree": None}, {"agree": "no"}, [], 7])
+def test_no_doubt_without_a_record_of_it(new_run, edit, compared, oom):
+    path = new_run()
+    edit(path / "cells/001-before-1/cell.json", oom=oom)
+    assert all(card.warnings == [] for card in html.cards(compared(path)))
+
+
+def test_what_gave_way_is_told_apart_from_what_was_lost(new_run, old_run, compared):
+    row = tables.losses(compared(new_run("new")))[0]
+    assert (row.dropped, row.kmsg_lost, row.kmsg_dropped, row.box_lost, row.lossy) == ("14", "2", "5", "0", True)
+    old = compared(old_run(name="old"))
+    row = tables.losses(old)[0]
+    assert (row.dropped, row.kmsg_dropped) == ("\u2013", "\u2013"), "an old record does not say"
+    assert json.loads(machine.render(old))["losses"][0]["dropped"] is None
+    assert "Samples that gave way" in html.render(old)
