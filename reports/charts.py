@@ -33,7 +33,7 @@ NEIGHBOURS = 6  # other events named in a hover label
 TOP_CACHES = 12
 BAR_ARMS = 6
 FIGURE_POINTS = 120_000  # of the curves of one figure, where there are many
-GAP_S = 1.0
+GAP_S = 1.5  # slabinfo stands still for a second, and a sample late, before anything is missing
 RATE_WINDOW_S = 0.5
 
 LANE_PX, PANEL_PX, SPACE_PX, TOP_PX, BOTTOM_PX = 40, 128, 40, 36, 46
