@@ -61,8 +61,12 @@ def test_samples_come_ten_a_second_and_losses_are_counted(first_run):
     assert samples[0]["t"] < 0, "a baseline before the start line"
     span = samples[-1]["t"] - samples[0]["t"]
     assert len(samples) + record["samples"]["missed"] == pytest.approx(span * 10, abs=3)
-    for key in ("mem", "vm", "psi", "slab", "disk", "canary"):
+    for key in ("mem", "vm", "psi", "disk", "canary"):
         assert key in samples[5], f"{key} is in every sample"
+    with_slab = [s["t"] for s in samples if "slab" in s]
+    assert with_slab[0] == samples[0]["t"] and with_slab[-1] == samples[-1]["t"]
+    # Once a second at least, but where the machine was too busy for it.
+    assert sorted(b - a for a, b in zip(with_slab, with_slab[1:]))[len(with_slab) // 2] < 1.3
     assert any("dm" in s and len(s["dm"]["targets"]) == 8 for s in samples)
 
 
@@ -89,11 +93,13 @@ def test_the_most_specific_detector_speaks_first(first_run):
 
 
 def test_cgroups_are_watched_each_for_itself(first_run):
-    groups = lines(first_run[0], "002-after-1", "samples.jsonl")[-1]["cgroups"]["groups"]
-    assert {"/", "/headroom", "/headroom/workload", "/headroom/bystander", "/headroom/harness"} == set(groups)
-    assert groups["/headroom/bystander"]["anon"] > 100 << 20
-    assert groups["/headroom/workload"]["slab"] > 0
-    assert groups["/"]["nr_dying_descendants"] >= 0
+    seen = [s["cgroups"]["groups"] for s in lines(first_run[0], "002-after-1", "samples.jsonl") if "cgroups" in s]
+    assert {"/", "/headroom", "/headroom/workload", "/headroom/bystander", "/headroom/harness"} == set(seen[-1])
+    most = {name: {key: max(groups[name].get(key, 0) for groups in seen) for key in ("anon", "slab")} for name in seen[-1]}
+    assert most["/headroom/bystander"]["anon"] > 100 << 20 > most["/headroom/harness"]["anon"]
+    assert most["/headroom"]["anon"] >= most["/headroom/bystander"]["anon"]
+    assert 0 < most["/headroom/workload"]["slab"] <= most["/"]["slab"]
+    assert seen[-1]["/"]["nr_dying_descendants"] == 0
 
 
 def test_the_run_ends_with_verdicts_and_a_report(first_run):
