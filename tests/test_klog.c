@@ -240,7 +240,7 @@ static void test_prefixes(void **state)
 	each_fixture(check_prefixes);
 }
 
-/* What the fuzzer has found its way with, at every length: no crash, no sanitizer report, no event without end. */
+/* What the fuzzer has found its way with, cut at forty places: no crash, no sanitizer report, no event without end. */
 static void test_fuzz_corpus(void **state)
 {
 	char dir[4096], path[4096 + 300];
@@ -261,7 +261,7 @@ static void test_fuzz_corpus(void **state)
 			continue;
 		snprintf(path, sizeof(path), "%s/%s", dir, e->d_name);
 		data = slurp(path, &len);
-		for (size_t n = 0; n <= len; n++) {
+		for (size_t n = 0; n <= len; n += 1 + len / 40) {
 			char *copy = malloc(n ? n : 1);
 
 			assert_non_null(copy);
