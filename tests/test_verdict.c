@@ -307,6 +307,10 @@ static void kills_are_counted_by_the_counters_and_checked_by_the_log(void **stat
 		  KERNEL("5.0", "memcg-oom-kill", "\"times\":2,\"victim\":{\"comm\":\"a\"},")
 			  KERNEL("5.1", "memcg-oom-kill", "\"victim\":{\"comm\":\"b\"},"),
 		  2, NULL },
+		{ "... and no other is excused by it", VM("-1", "0") VM("9.0", "4"),
+		  KERNEL("5.0", "memcg-oom-kill", "\"times\":2,\"victim\":{\"comm\":\"a\"},")
+			  KERNEL("5.1", "memcg-oom-kill", "\"group\":true,\"victim\":{\"comm\":\"b\"},"),
+		  3, "vmstat counts 4 OOM kills, the kernel log tells of 3" },
 		{ "no counter", "{\"t\":1}\n", KILL("5.0", "fio", "workload"), 1, NULL },
 		{ "the cgroups agree", GROUP("-1", "0", "0") GROUP("9.0", "100", "1"), IN_GROUP("8.0"), 1, NULL },
 		{ "read before the kill", GROUP("-1", "0", "0") GROUP("9.0", "1000", "0"), IN_GROUP("8.5"), 1, NULL },
@@ -342,6 +346,26 @@ static void a_disagreement_about_kills_stands_in_the_reason(void **state)
 
 	(void)state;
 	assert_string_equal(j.reason, "1 OOM kill; vmstat counts 1 OOM kill, the kernel log tells of 0");
+}
+
+/* It is our own disturbance: neither its hanging nor the wait it causes says anything about the load. */
+static void a_shrink_that_hangs_costs_no_verdict(void **state)
+{
+#define SHRINK	 HARNESS("50", "phase", "\"name\":\"shrink\",", "shrink")
+#define STUCK(t) HARNESS(t, "stuck", "", "process group 7 does not die of SIGKILL")
+#define TEARDOWN HARNESS("60", "phase", "\"name\":\"teardown\",", "teardown")
+	static const char slow[] = "{\"t\":55,\"canary\":{\"n\":0,\"pending_ms\":40000.0}}\n";
+
+	(void)state;
+	assert_int_equal(
+		judge(slow, BEGIN COOLDOWN VERIFIED SHRINK STUCK("57") TEARDOWN DONE, GUEST_OFF, false).verdict,
+		VERDICT_OK);
+	assert_int_equal(judge("", BEGIN COOLDOWN VERIFIED SHRINK TEARDOWN STUCK("61") DONE, GUEST_OFF, false).verdict,
+			 VERDICT_STUCK);
+	assert_int_equal(judge("{\"t\":61,\"canary\":{\"n\":0,\"pending_ms\":40000.0}}\n",
+			       BEGIN COOLDOWN VERIFIED SHRINK TEARDOWN DONE, GUEST_OFF, false)
+				 .verdict,
+			 VERDICT_LOCKUP);
 }
 
 /* Objects of 1 KiB: 100 count as in use, of which 30 a CPU may keep; 200 KiB are held. */
@@ -678,6 +702,7 @@ int main(void)
 		TEST(samples_are_added_up),
 		TEST(kills_are_counted_by_the_counters_and_checked_by_the_log),
 		TEST(a_disagreement_about_kills_stands_in_the_reason),
+		TEST(a_shrink_that_hangs_costs_no_verdict),
 		TEST(slab_utilisation_has_its_error_and_the_exact_figure),
 		TEST(the_half_life_of_dying_cgroups_begins_where_the_load_ended),
 		TEST(a_group_that_is_absent_changes_nothing),

@@ -51,13 +51,15 @@ static const struct metric trial_metrics[] = {
 static int step_clock(const struct cell *c, int64_t seconds)
 {
 	struct timespec now;
+	int err;
 
 	clock_gettime(CLOCK_REALTIME, &now);
 	now.tv_sec += seconds;
 	if (clock_settime(CLOCK_REALTIME, &now) == 0)
 		return 0;
-	cell_fail(c, "set the clock: %s", strerror(errno));
-	return -errno;
+	err = -errno;
+	cell_fail(c, "set the clock: %s", strerror(-err));
+	return err;
 }
 
 static int clock_steps(const struct cell *c, uint64_t steps)
@@ -74,8 +76,7 @@ static int clock_steps(const struct cell *c, uint64_t steps)
 	return err;
 }
 
-/* Above the recorder, which is at priority 1 of SCHED_RR. Its share for all others (sched_rt_runtime_us) is for them.
- */
+/* Above the recorder, which is at priority 1 of SCHED_RR. What sched_rt_runtime_us leaves is for others than both. */
 static void hog(int cpu, int64_t from_ns, int64_t until_ns)
 {
 	struct sched_param param = { .sched_priority = 50 };
@@ -148,9 +149,17 @@ static int oom_of_everything(const struct cell *c, uint64_t tasks, uint64_t mib)
 		cell_fail(c, "%s: %s", path, strerror(-err));
 		return err;
 	}
-	for (uint64_t i = 0; i < tasks; i++)
-		if (fork() == 0)
+	for (uint64_t i = 0; i < tasks; i++) {
+		pid_t pid = fork();
+
+		if (pid == 0)
 			fill();
+		if (pid < 0) {
+			err = -errno;
+			cell_fail(c, "fork: %s", strerror(-err));
+			return err;
+		}
+	}
 	while (!cell_should_stop(c))
 		clock_sleep_ms(100);
 	cell_fail(c, "nothing was killed at %s bytes", value);

@@ -11,8 +11,8 @@
 #define RECORD_MAGIC 0x4b43 /* "CK" */
 #define ALIGN	     8U
 #define COMMITTED    1U
-#define MAX_TURNS    (UINT64_C(1) << 48)
-#define SAMPLE_BYTES 16384 /* 13 KiB with the slab caches of a Debian kernel */
+#define MAX_TURNS    (UINT64_C(1) << 48) /* more than a ring can make; a reader's counting must not wrap */
+#define SAMPLE_BYTES 16384		 /* 13 KiB with the slab caches of a Debian kernel */
 
 struct record {
 	uint16_t magic;
@@ -171,8 +171,7 @@ static struct bb_part *part_with_room(struct bb *box, enum bb_area area, uint64_
 		if (area == BB_KERNEL_LOG && box->on_drop && atomic_load(&p->records))
 			say_goodbye(box, area, atomic_load(&p->turn));
 		atomic_fetch_add(&head->dropped[area], atomic_load(&p->records));
-		/* Emptied before it is said to be of this turn: whatever the moment we die at, no record is read twice.
-		 */
+		/* Emptied before it is said to be of this turn: whenever we die, no record is read twice. */
 		atomic_store(&p->used, 0);
 		atomic_store(&p->records, 0);
 		atomic_store(&p->turn, turn);

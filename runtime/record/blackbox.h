@@ -6,14 +6,14 @@
  * The log has an area for each sort of record, so that a flood of one sort takes no room from another, and what cannot
  * be had again is never given up for detail:
  *
- *   events        what happened, and files. Appended to by any thread or process without a lock: space is taken by one
- *                 atomic add, the record's head is written (so that a reader can step over it), then the body, and last
- *                 the commit word. A writer that dies in the middle leaves a record that is skipped; the reader finds
- *                 the next one by its magic. Full: refused and counted.
- *   samples       a ring with one writer. Full: the oldest behind the baseline give way, and are counted.
- *   kernel log    the kernel's own lines; a ring as well. Who appends is told of each before it gives way (on_drop),
- * and puts the events in them into the first area. user log      what user space wrote into the kernel log; a ring as
- * well.
+ * - Events: what happened, and files. Appended to by any thread or process without a lock: space is taken by one atomic
+ *   add, the record's head is written (so that a reader can step over it), then the body, and last the commit word. A
+ *   writer that dies in the middle leaves a record that is skipped; the reader finds the next one by its magic. Full:
+ *   refused and counted.
+ * - Samples: a ring with one writer. Full: the oldest behind the baseline give way, and are counted.
+ * - Kernel log: the kernel's own lines; a ring as well. Who appends is told of each line before it gives way (on_drop),
+ *   and puts the events in them into the first area.
+ * - User log: what user space wrote into the kernel log; a ring as well.
  *
  * The header page carries what the other side must know while it runs (stage, heartbeat, a few live figures), the
  * page area behind it what the host hands in (the cell's specification).
@@ -55,8 +55,7 @@ enum bb_type {
 
 enum bb_area { BB_EVENTS, BB_SAMPLES, BB_KERNEL_LOG, BB_USER_LOG, BB_AREAS };
 
-/* A ring's parts. The first is never given up: it holds the time before the start line, and the mark that says when
- * that was. */
+/* Of a ring. The first is never given up: it holds the baseline, and the mark that says when the start line was. */
 #define BB_PARTS 8
 
 /* A part of an area that has one writer. A record is in it when `used` covers it. */

@@ -4,8 +4,8 @@
  *
  * It must not need what the storm takes away. Before it reports ready it has opened every file, taken and locked all
  * its memory, and protected itself from the OOM killer; from then on it reads with pread(2) into fixed buffers and
- * formats into fixed buffers. What can block on the system under test (the workqueue canary, device-mapper ioctls,
- * cgroup files) has a thread of its own, so that the sampler is late only when the machine does not run it.
+ * formats into fixed buffers. What can block on the system under test (the workqueue canary, slabinfo, device-mapper
+ * ioctls, cgroup files) has a thread of its own, so that the sampler is late only when the machine does not run it.
  *
  * Every loss is counted: ticks left out, log records overwritten before they were read, records refused by a full box.
  */

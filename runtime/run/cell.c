@@ -458,15 +458,21 @@ static void enable_offline_reasons(void)
 	char buf[EVENT_SIZE];
 	bool before = offline_reasons_are_on(path);
 	struct jsonw j;
+	int err = 0;
 
-	if (!before && (access(path, W_OK) < 0 || undo_note("knob", path, "file mm/memory_hotplug.c -p") ||
-			sysfile_write(path, "file mm/memory_hotplug.c +p")))
+	if (access(path, F_OK) < 0)
 		return;
+	if (!before)
+		err = undo_note("knob", path, "file mm/memory_hotplug.c -p");
+	if (!before && !err)
+		err = sysfile_write(path, "file mm/memory_hotplug.c +p");
 	begin_event(&j, buf, "knob");
 	jsonw_str(&j, "name", OFFLINE_REASONS);
 	jsonw_str(&j, "value", "+p");
 	jsonw_str(&j, "before", before ? "+p" : "-p");
 	jsonw_str(&j, "read_back", offline_reasons_are_on(path) ? "+p" : "-p");
+	if (err)
+		jsonw_str(&j, "error", strerror(-err));
 	end_event(&j, "");
 }
 

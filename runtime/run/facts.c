@@ -202,7 +202,7 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 		if (number(canary, "pending_ms") > wait)
 			wait = number(canary, "pending_ms");
 		f->have_canary = true;
-		if (wait > f->canary_max_ms && t < f->shrink_t) {
+		if (wait > f->canary_max_ms && (t < f->shrink_from_t || t >= f->shrink_to_t)) {
 			f->canary_max_ms = wait;
 			f->canary_max_t = t;
 		}
@@ -326,8 +326,11 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 			f->run_ended = true;
 			f->run_end_t = t;
 		}
-		if (strcmp(name, PHASE_SHRINK) == 0)
-			f->shrink_t = t;
+		if (f->shrinking)
+			f->shrink_to_t = t;
+		f->shrinking = strcmp(name, PHASE_SHRINK) == 0;
+		if (f->shrinking)
+			f->shrink_from_t = t;
 		json_array_append_new(f->phases, json_pack("{s:s, s:f}", "name", name, "t", t));
 	} else if (strcmp(kind, "knob") == 0) {
 		json_t *now = json_object_get(e, "read_back");
@@ -345,7 +348,8 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 		if (number(e, "stall_max_ms") > f->bystander_max_ms)
 			f->bystander_max_ms = number(e, "stall_max_ms");
 	} else if (strcmp(kind, "stuck") == 0) {
-		f->stuck = true;
+		/* A shrink that hangs is a figure that we do not have, not an end of the load. */
+		f->stuck |= !f->shrinking;
 	} else if (strcmp(kind, "corrupt") == 0) {
 		f->corrupt = true;
 		keep_text(f->corrupt_text, sizeof(f->corrupt_text), e);
@@ -440,7 +444,7 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	f->first_oom_t = f->first_lockup_t = f->first_hung_t = f->panic_t = FACTS_NEVER;
 	f->bystander_max_ms = f->dying_half_life_s = -1;
 	f->slack = json_object();
-	f->shrink_t = 1e18;
+	f->shrink_from_t = f->shrink_to_t = FOREVER;
 	f->metrics = json_object();
 	f->knobs = json_object();
 	f->phases = json_array();
@@ -483,7 +487,7 @@ static bool is_ours(const json_t *victim)
 static struct log_kills kills_in_log(const struct facts *f, double from, double to, bool own)
 {
 	struct log_kills k = { 0 };
-	bool in_group = false;
+	bool in_group = false, seen_twice = false;
 	json_t *victim;
 	size_t i;
 
@@ -496,8 +500,9 @@ static struct log_kills kills_in_log(const struct facts *f, double from, double 
 			continue;
 		k.n += times;
 		k.again += times - 1;
-		k.maybe += group && !in_group;
+		k.maybe += group && !in_group && !seen_twice;
 		in_group = group;
+		seen_twice = times > 1;
 	}
 	return k;
 }

@@ -47,16 +47,16 @@ struct facts {
 	/* cgroups that were removed and not freed */
 	bool have_dying;
 	uint64_t dying_peak;
-	double dying_half_life_s; /* from the load's end until half of those left then were gone; < 0: it did not come
-				   */
+	double dying_half_life_s; /* from the load's end until half of those left then were gone; < 0: not */
 	uint64_t allocstalls, pgscan_direct;
 	double canary_max_ms, canary_max_t;
 	double bystander_max_ms; /* < 0: not known */
 	bool have_wq_trace, have_wq_wait;
 	double wq_wait_max_ms; /* by the tracepoints: of all works, or of the stalls where the sum was not written */
 	char wq_trace_error[160];
-	double last_t;	 /* of the last sample */
-	double shrink_t; /* from here on we disturb the machine ourselves */
+	double last_t; /* of the last sample */
+	bool shrinking;
+	double shrink_from_t, shrink_to_t; /* when we disturb the machine ourselves */
 	struct cache_peak caches[FACTS_MAX_CACHES];
 	size_t n_caches;
 	/* kernel events at or after the set-up */

@@ -410,7 +410,9 @@ static json_t *detectors_json(const struct facts *f, const struct config *c, con
 	json_object_set_new(all, "psi", detector(f->have_psi, "no /proc/pressure"));
 	offline = json_string_value(json_object_get(f->knobs, OFFLINE_REASONS));
 	json_object_set_new(all, "offline-reasons",
-			    detector(offline && strcmp(offline, "+p") == 0, "this kernel has no dynamic debug for it"));
+			    detector(offline && strcmp(offline, "+p") == 0,
+				     offline ? "dynamic debug could not be switched on for it"
+					     : "this kernel has no dynamic debug"));
 	return all;
 }
 
@@ -442,14 +444,18 @@ static json_t *watch_json(const char *const *caches)
 static json_t *samples_json(const struct bb *box, const struct extract_result *e, uint64_t bad_lines)
 {
 	struct bb_header *head = box->head;
+	uint64_t dropped = atomic_load(&head->dropped[BB_USER_LOG]) + atomic_load(&head->dropped[BB_KERNEL_LOG]);
 	json_t *s = json_object();
 
 	put_int(s, "taken", atomic_load(&head->samples_taken));
 	put_int(s, "missed", atomic_load(&head->samples_missed));
 	put_real(s, "late_max_ms", (double)atomic_load(&head->late_max_ns) / 1e6);
 	put_int(s, "kmsg_lost", atomic_load(&head->kmsg_lost));
-	put_int(s, "kmsg_dropped",
-		atomic_load(&head->dropped[BB_USER_LOG]) + atomic_load(&head->dropped[BB_KERNEL_LOG]));
+	put_int(s, "kmsg_dropped", dropped);
+	/* By the sequence numbers it must be the same. */
+	if (e->kmsg_dropped != dropped)
+		json_object_set_new(s, "kmsg_unaccounted",
+				    json_integer((json_int_t)e->kmsg_dropped - (json_int_t)dropped));
 	put_int(s, "dropped", atomic_load(&head->dropped[BB_SAMPLES]));
 	put_int(s, "box_lost", atomic_load(&head->lost));
 	put_int(s, "box_torn", e->torn);
