@@ -94,7 +94,8 @@ bench-recorder: ## what the flight recorder costs, against sadc, atop and vmstat
 	$(Q)$(PYTHON) tests/bench/bench_recorder.py --helper $B/tests/bench/bench_recorder --rounds $(ROUNDS)
 
 # What is found stays in build/fuzz; `-merge=1` makes of its corpus what tests/fixtures/klog-corpus is.
-fuzz: ## libFuzzer on the kernel-log classifier (SECONDS=600); needs clang
+fuzz: ## libFuzzer on the kernel-log classifier (SECONDS=600)
+	$(Q)$(MAKE) --no-print-directory FOR=fuzz deps
 	@mkdir -p build/fuzz/corpus
 	$(call say,CC,build/fuzz/fuzz_klog)
 	$(Q)clang -std=gnu11 -D_GNU_SOURCE -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime tests/fuzz_klog.c \

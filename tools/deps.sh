@@ -18,6 +18,8 @@ readonly BENCH=(gcc make 'pkgconf|pkg-config' libc6-dev git
 readonly TEST=(libcmocka-dev python3-pytest chromium chromium-driver python3-selenium clang-format cppcheck shellcheck)
 # The recorder's peers; one that is not there is left out of the table. Debian enables the daemon of atop with the package.
 readonly BENCH_RECORDER=(sysstat atop procps strace)
+# libFuzzer; its runtime is a package of its own, named after clang's version.
+readonly FUZZ=(make clang 'libclang-rt-14-dev|libclang-rt-19-dev')
 # Building `--kernel debug`. Not among what `make bench` and `make test` install: neither builds one.
 readonly DEBUG_KERNEL=(gcc make libc6-dev flex bison bc perl libelf-dev libssl-dev cpio xz-utils kmod)
 
@@ -30,17 +32,19 @@ readonly BENCH_RECORDER_PROGRAMS=(sar atop vmstat slabtop strace)
 readonly TEST_PROGRAMS=('chromium|chromium-browser|google-chrome' chromedriver clang-format cppcheck shellcheck)
 readonly TEST_PKGCONFIG=(cmocka)
 readonly TEST_PYTHON=(pytest selenium)
+readonly FUZZ_PROGRAMS=(make clang)
 readonly DEBUG_KERNEL_PROGRAMS=('gcc|cc' make flex bison bc perl cpio xz depmod)
 readonly DEBUG_KERNEL_PKGCONFIG=(libelf libcrypto)
 
 usage()
 {
 	cat <<-END
-	usage: $ME [--for bench|test|bench-recorder|debug-kernel] [--print]
+	usage: $ME [--for bench|test|bench-recorder|fuzz|debug-kernel] [--print]
 
 	  --for bench            what building, running and reporting needs (default)
 	  --for test             that, and what the tests need
 	  --for bench-recorder   what building needs, and the peers that the recorder is measured against
+	  --for fuzz             only what make fuzz needs
 	  --for debug-kernel     only what building a kernel for --kernel debug needs
 	  --print                print what is missing, one a line, and change nothing
 
@@ -56,7 +60,7 @@ FOR=bench PRINT=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--for)
-		[ $# -ge 2 ] || die $EX_USAGE "--for needs bench, test, bench-recorder or debug-kernel (--help)"
+		[ $# -ge 2 ] || die $EX_USAGE "--for needs bench, test, bench-recorder, fuzz or debug-kernel (--help)"
 		FOR=$2
 		shift
 		;;
@@ -70,8 +74,9 @@ case $FOR in
 bench) PACKAGES=("${BENCH[@]}") ;;
 test) PACKAGES=("${BENCH[@]}" "${TEST[@]}") ;;
 bench-recorder) PACKAGES=("${BENCH[@]}" "${BENCH_RECORDER[@]}") ;;
+fuzz) PACKAGES=("${FUZZ[@]}") ;;
 debug-kernel) PACKAGES=("${DEBUG_KERNEL[@]}") ;;
-*) die $EX_USAGE "--for takes bench, test, bench-recorder or debug-kernel, not '$FOR' (--help)" ;;
+*) die $EX_USAGE "--for takes bench, test, bench-recorder, fuzz or debug-kernel, not '$FOR' (--help)" ;;
 esac
 
 # --- another distribution ---------------------------------------------------------------------------------------------
@@ -85,6 +90,10 @@ elsewhere()
 		programs+=("${TEST_PROGRAMS[@]}")
 		libraries+=("${TEST_PKGCONFIG[@]}")
 		modules+=("${TEST_PYTHON[@]}")
+	elif [ "$FOR" = fuzz ]; then
+		programs=("${FUZZ_PROGRAMS[@]}")
+		libraries=()
+		modules=()
 	elif [ "$FOR" = debug-kernel ]; then
 		programs=("${DEBUG_KERNEL_PROGRAMS[@]}")
 		libraries=("${DEBUG_KERNEL_PKGCONFIG[@]}")
