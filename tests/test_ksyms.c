@@ -38,10 +38,32 @@ static void names_of_functions(void **state)
 	t_remove(dir);
 }
 
+static void a_function_is_known_or_not(void **state)
+{
+	char *dir = t_dir(), path[PATH_MAX];
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/kallsyms", dir);
+	t_write(dir, "kallsyms",
+		"ffffffff81000100 T throttle_vm_writeout_late\n0000000000000000 T kswapd\nnonsense\nx\n\n"
+		"ffffffffc0000100 t crypt_map\t[dm_crypt]\nffffffffc0000200 t crypt_dtr");
+	assert_int_equal(ksyms_has(path, "throttle_vm_writeout"), 0);
+	assert_int_equal(ksyms_has(path, "vm_writeout"), 0);
+	assert_int_equal(ksyms_has(path, "kswapd"), 1);
+	assert_int_equal(ksyms_has(path, "crypt_map"), 1);
+	/* Its line was cut off, and perhaps its name. */
+	assert_int_equal(ksyms_has(path, "crypt_dtr"), 1);
+	t_write(dir, "kallsyms", "");
+	assert_int_equal(ksyms_has(path, "kswapd"), -ENODATA);
+	assert_int_equal(ksyms_has("/nonexistent", "kswapd"), -ENOENT);
+	t_remove(dir);
+}
+
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
 		cmocka_unit_test(names_of_functions),
+		cmocka_unit_test(a_function_is_known_or_not),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* From the files of a record to facts, and from facts to the verdict, its reason, and what is said of a mitigation. */
+#include "run/attest.h"
 #include "run/facts.h"
 #include "run/verdict.h"
 #include "t.h"
@@ -635,21 +636,25 @@ static void verdicts_have_names(void **state)
 
 /* --- cow-limit --- */
 
-static struct attestation attest(const char *requested, const char *read_back, const char *jobs)
+static struct attestation attest_limit(const char *requested, const char *read_back, const char *jobs)
 {
 	const struct workload *w = workload_find("snapshot-cow");
-	struct attestation a = { .mitigation = w->mitigations, .requested = requested, .read_back = read_back };
 	_Alignas(16) char opts[OPTS_MAX_SIZE];
-	char samples[256], err[256];
+	char samples[256], events[256] = "", err[256];
+	struct attestation a;
 
 	opts_defaults(w->opts, opts);
 	assert_int_equal(opts_set(w->opts, opts, "snapshots", "8", err, sizeof(err)), 0);
 	snprintf(samples, sizeof(samples), jobs ? "{\"t\":1,\"slab\":{\"kcopyd_job\":[%s,0,3240,4]}}\n" : "{\"t\":1}\n",
 		 jobs);
-	read_facts(samples, "");
+	if (read_back)
+		snprintf(events, sizeof(events),
+			 "{\"t\":-1,\"kind\":\"knob\",\"source\":\"harness\",\"name\":\"%s\",\"value\":\"%s\","
+			 "\"read_back\":\"%s\"}\n",
+			 w->mitigations->knobs[0].name, requested, read_back);
+	read_facts(samples, events);
 	f.cpus = 2;
-	a.exercised = UNKNOWN;
-	w->attest(&f, opts, &a);
+	attest(&f, w, opts, w->mitigations, requested, &a);
 	facts_free(&f);
 	return a;
 }
@@ -684,7 +689,7 @@ static void the_cow_limit_is_attested_from_the_record(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct attestation a = attest(cases[i].requested, cases[i].read_back, cases[i].jobs);
+		struct attestation a = attest_limit(cases[i].requested, cases[i].read_back, cases[i].jobs);
 
 		if (a.state != cases[i].state || a.exercised != cases[i].exercised ||
 		    !strstr(a.evidence, cases[i].evidence))

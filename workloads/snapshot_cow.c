@@ -13,6 +13,7 @@
  * every snapshot still holds the old data, compared block by block with the pattern that was written before.
  */
 #include "base/clock.h"
+#include "base/pattern.h"
 #include "base/sysfile.h"
 #include "dev/dmdev.h"
 #include "run/facts.h"
@@ -31,10 +32,10 @@
 
 #define SECTORS_PER_MIB	  2048ULL
 #define MAX_SNAPSHOTS	  64
-#define BLOCK		  4096U	     /* unit of the old data's pattern and of its verification */
-#define SLAB_BUF	  (1U << 20) /* read and written at once */
-#define EXCEPTION_BYTES	  16	     /* struct disk_exception, drivers/md/dm-snap-persistent.c */
-#define DEFAULT_COW_LIMIT 2048ULL    /* DEFAULT_COW_THRESHOLD, drivers/md/dm-snap.c; seed 000 */
+#define BLOCK		  PATTERN_BLOCK /* unit of the old data's pattern and of its verification */
+#define SLAB_BUF	  (1U << 20)	/* read and written at once */
+#define EXCEPTION_BYTES	  16		/* struct disk_exception, drivers/md/dm-snap-persistent.c */
+#define DEFAULT_COW_LIMIT 2048ULL	/* DEFAULT_COW_THRESHOLD, drivers/md/dm-snap.c; seed 000 */
 #define WQ_MITIGATION	  "wq-cpu-intensive"
 #define WQ_STALL_MS	  1000.0 /* a canary's wait that a working pool does not show, TCG included (10 to 250 ms) */
 #define NO_COW_LIMIT	  UINT32_MAX /* the largest value; 0 would mean one copy at a time since Linux 5.4 */
@@ -85,13 +86,28 @@ static const struct opt snapshot_options[] = {
 };
 
 static const struct mitigation snapshot_mitigations[] = {
-	{ "cow-limit", "a cap on the copies in flight of each snapshot", "000", "dm_snapshot.snapshot_cow_threshold",
-	  "/sys/module/dm_snapshot/parameters/snapshot_cow_threshold", "4294967295", "2048",
-	  "copies in flight per snapshot; 0 means one at a time, not unlimited", NULL },
+	{
+		.name = "cow-limit",
+		.summary = "a cap on the copies in flight of each snapshot",
+		.seed = "000",
+		.knobs = { { "dm_snapshot.snapshot_cow_threshold",
+			     "/sys/module/dm_snapshot/parameters/snapshot_cow_threshold" } },
+		.off = "4294967295",
+		.on = "2048",
+		.value_help = "copies in flight per snapshot; 0 means one at a time, not unlimited",
+	},
 	/* The other half of the seed, kcopyd hogging its pool, as kernel/workqueue.c has met it since 6.5. */
-	{ WQ_MITIGATION, "a work item that hogs the CPU no longer holds up its pool", "000",
-	  "workqueue.cpu_intensive_thresh_us", "/sys/module/workqueue/parameters/cpu_intensive_thresh_us", "0", "10000",
-	  "microseconds after which a work item counts as a hog; 0: never", "Linux 6.5" },
+	{
+		.name = WQ_MITIGATION,
+		.summary = "a work item that hogs the CPU no longer holds up its pool",
+		.seed = "000",
+		.knobs = { { "workqueue.cpu_intensive_thresh_us",
+			     "/sys/module/workqueue/parameters/cpu_intensive_thresh_us" } },
+		.off = "0",
+		.on = "10000",
+		.value_help = "microseconds after which a work item counts as a hog; 0: never",
+		.since = "Linux 6.5",
+	},
 	{ 0 },
 };
 
@@ -139,11 +155,12 @@ static int check(const void *opts, char *err, size_t err_size)
 	return -EINVAL;
 }
 
-static uint64_t scratch_sectors(const void *opts)
+static uint64_t scratch_sectors(const void *opts, uint64_t memory_mib)
 {
 	const struct snapshot_opts *o = opts;
 	struct layout l = layout_of(o);
 
+	(void)memory_mib;
 	return l.origin + o->snapshots * l.cow;
 }
 
@@ -193,30 +210,17 @@ static bool dm_name(const void *opts, const char *run_id, unsigned i, char *buf,
 
 /* --- The old data --- */
 
-static uint64_t mix(uint64_t x)
-{
-	/* splitmix64's finalizer (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014) */
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-	return x ^ (x >> 31);
-}
-
-/* What `len` bytes from `offset` of the origin held before: each 8-byte word depends on seed, block and place. */
+/* What `len` bytes from `offset` of the origin held before. */
 static void old_data(const struct cell *c, uint64_t offset, void *buf, size_t len)
 {
 	const struct snapshot_opts *o = c->opts;
-	uint64_t *word = buf;
 
 	if (o->prefill == PREFILL_ZERO) {
 		memset(buf, 0, len);
 		return;
 	}
-	for (size_t at = 0; at < len; at += BLOCK) {
-		uint64_t x = mix(c->seed ^ mix((offset + at) / BLOCK));
-
-		for (size_t i = 0; i < BLOCK / sizeof(*word); i++, x += 0x9e3779b97f4a7c15ULL)
-			*word++ = x ^ (x >> 29);
-	}
+	for (size_t at = 0; at < len; at += BLOCK)
+		pattern_fill(c->seed, (offset + at) / BLOCK, (char *)buf + at);
 }
 
 static int write_old_data(const struct cell *c, const char *path, uint64_t bytes)
@@ -610,13 +614,6 @@ static void attest_cow_limit(const struct facts *f, const void *opts, struct att
 	const struct cache_peak *jobs = facts_cache(f, "kcopyd_job");
 	uint64_t limit, cap, want = strtoull(a->requested, NULL, 10);
 
-	if (!a->read_back || strcmp(a->requested, a->read_back) != 0) {
-		a->state = MITIGATION_FAILED;
-		snprintf(a->evidence, sizeof(a->evidence), "asked for %s, the kernel has %s", a->requested,
-			 a->read_back ? a->read_back : "no such knob");
-		return;
-	}
-	a->state = want == NO_COW_LIMIT ? MITIGATION_OFF : MITIGATION_ON;
 	if (!jobs) {
 		a->exercised = UNKNOWN;
 		snprintf(a->evidence, sizeof(a->evidence), "knob reads %s; kcopyd_job was not seen in slabinfo",
@@ -646,10 +643,6 @@ static void attest_cow_limit(const struct facts *f, const void *opts, struct att
 /* Off, a pool that kcopyd hogs shows in the canary; on, nothing tells whether the kernel had to step in. */
 static void attest_workqueue(const struct facts *f, struct attestation *a)
 {
-	if (strcmp(a->requested, a->read_back) != 0)
-		a->state = MITIGATION_FAILED;
-	else
-		a->state = strcmp(a->requested, "0") == 0 ? MITIGATION_OFF : MITIGATION_ON;
 	if (a->state == MITIGATION_OFF && f->have_canary)
 		a->exercised = f->canary_max_ms >= WQ_STALL_MS ? YES : NO;
 	snprintf(a->evidence, sizeof(a->evidence), "knob reads %s; work waited %.0f ms at the longest", a->read_back,
@@ -658,7 +651,7 @@ static void attest_workqueue(const struct facts *f, struct attestation *a)
 
 static void attest(const struct facts *f, const void *opts, struct attestation *a)
 {
-	if (a->mitigation && strcmp(a->mitigation->name, WQ_MITIGATION) == 0)
+	if (strcmp(a->mitigation->name, WQ_MITIGATION) == 0)
 		attest_workqueue(f, a);
 	else
 		attest_cow_limit(f, opts, a);

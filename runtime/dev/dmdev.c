@@ -106,9 +106,9 @@ int dmdev_remove(const char *name)
 	return err;
 }
 
-int dmdev_status(const char *name, char *buf, size_t size)
+static int only_target(int request, const char *name, char *buf, size_t size)
 {
-	struct dm_task *task = new_task(DM_DEVICE_STATUS, name);
+	struct dm_task *task = new_task(request, name);
 	char *type = NULL, *params = NULL;
 	uint64_t start, length;
 	int err = 0;
@@ -125,6 +125,16 @@ int dmdev_status(const char *name, char *buf, size_t size)
 	}
 	dm_task_destroy(task);
 	return err;
+}
+
+int dmdev_status(const char *name, char *buf, size_t size)
+{
+	return only_target(DM_DEVICE_STATUS, name, buf, size);
+}
+
+int dmdev_table(const char *name, char *buf, size_t size)
+{
+	return only_target(DM_DEVICE_TABLE, name, buf, size);
 }
 
 int dmdev_have_target(const char *target)

@@ -18,8 +18,9 @@ int dmdev_swap_table(const char *name, uint64_t sectors, const char *target, con
 		     int (*between)(void *arg), void *arg);
 /* Remove; tries again for two seconds while something still holds it. -ENXIO when there is none. */
 int dmdev_remove(const char *name);
-/* The status line of a device's only target. */
+/* The status line of a device's only target, and its table line (that of a crypt target has the key in it). */
 int dmdev_status(const char *name, char *buf, size_t size);
+int dmdev_table(const char *name, char *buf, size_t size);
 /* Is the target type in the kernel (its module loaded)? */
 int dmdev_have_target(const char *target);
 

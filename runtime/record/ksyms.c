@@ -3,6 +3,7 @@
 
 #include <errno.h>
 #include <inttypes.h>
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -98,6 +99,28 @@ static int read_all(struct ksyms *k, FILE *f)
 		err = keep_line(k, line, last_module);
 	free(line);
 	return err ? err : k->n ? 0 : -EPERM;
+}
+
+int ksyms_has(const char *path, const char *function)
+{
+	FILE *f = fopen(path, "re");
+	size_t size = 0, len = strlen(function), lines = 0;
+	char *line = NULL;
+	bool found = false;
+
+	if (!f)
+		return -errno;
+	/* "ffffffff81000200 T vmstat_update", with a tab and the module's name behind it or not */
+	while (!found && getline(&line, &size, f) > 0) {
+		const char *type = strchr(line, ' ');
+
+		lines += type != NULL;
+		found = type && type[1] && type[2] == ' ' && strncmp(type + 3, function, len) == 0 &&
+			strchr("\t\n", type[3 + len]);
+	}
+	free(line);
+	fclose(f);
+	return found ? 1 : lines ? 0 : -ENODATA;
 }
 
 struct ksyms *ksyms_load(const char *path, int *err)

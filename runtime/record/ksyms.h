@@ -13,6 +13,8 @@ struct ksyms;
 
 /* Read a file of that format. NULL and *err = -errno; -EPERM where all addresses are zero: they are hidden from us. */
 struct ksyms *ksyms_load(const char *path, int *err);
+/* Does a file of that format know a function of this name? 1, 0 or -errno; -ENODATA where it names nothing at all. */
+int ksyms_has(const char *path, const char *function);
 void ksyms_free(struct ksyms *k);
 /* Bytes that it takes. */
 size_t ksyms_size(const struct ksyms *k);

@@ -8,6 +8,7 @@
 #include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
+#include "record/ksyms.h"
 #include "record/recorder.h"
 #include "record/slab.h"
 #include "record/wqtrace.h"
@@ -33,7 +34,7 @@
 #define COOL_DOWN_MS	1000 /* recorded after the load has ended */
 #define KILL_WAIT_MS	5000 /* after SIGKILL; what is still there then hangs in the kernel */
 #define TERM_WAIT_MS	2000
-#define TEARDOWN_S	15
+#define TEARDOWN_S	30 /* swapping off takes the most */
 #define DM_PERIOD_MS	1000
 #define GROUP_PERIOD_MS 1000
 #define SHRINK_S	10	   /* under emulation 150 caches take about one */
@@ -123,6 +124,19 @@ void cell_phase(const char *name)
 	begin_event(&j, buf, "phase");
 	jsonw_str(&j, "name", name);
 	end_event(&j, name);
+}
+
+void cell_knob(const char *name, const char *value, const char *read_back)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	begin_event(&j, buf, "knob");
+	jsonw_str(&j, "name", name);
+	jsonw_str(&j, "value", value);
+	if (read_back)
+		jsonw_str(&j, "read_back", read_back);
+	end_event(&j, "");
 }
 
 static bool declared(const struct cell *c, const char *name)
@@ -258,31 +272,55 @@ static void redirect(const char *dir, const char *label, const char *suffix, int
 		_exit(126);
 }
 
-int cell_tool(const struct cell *c, const char *label, const char *const *argv)
+pid_t cell_child(const struct cell *c, const char *comm)
 {
 	pid_t pid, parent = getpid();
-	int rc, status;
 
+	(void)c;
 	pid = fork();
 	if (pid < 0)
 		return -errno;
 	if (pid == 0) {
+		/* In the group of the hook's child, so that ending the hook ends it. */
 		spawn_die_with(parent);
-		/* In the group of the hook's child, so that ending the hook ends the tool. */
-		redirect(c->work_dir, label, "out", STDOUT_FILENO);
-		redirect(c->work_dir, label, "err", STDERR_FILENO);
-		execvp(argv[0], (char *const *)argv);
-		_exit(127);
+		prctl(PR_SET_NAME, comm);
+		return 0;
 	}
-	spawn_event(ROLE_WORKLOAD, argv[0], pid);
+	spawn_event(ROLE_WORKLOAD, comm, pid);
+	return pid;
+}
+
+int cell_wait(const struct cell *c, const char *comm, pid_t pid)
+{
+	int rc, status;
+
 	if (spawn_wait_until(pid, c->deadline_ns, &status)) {
 		rc = exit_code(status);
 	} else {
 		kill(pid, SIGKILL);
 		rc = spawn_wait_until(pid, clock_ns() + KILL_WAIT_MS * NS_PER_MS, &status) ? -ETIMEDOUT : -EBUSY;
 	}
-	exit_event(ROLE_WORKLOAD, argv[0], pid, rc);
+	exit_event(ROLE_WORKLOAD, comm, pid, rc);
 	return rc;
+}
+
+pid_t cell_tool_start(const struct cell *c, const char *label, const char *const *argv)
+{
+	pid_t pid = cell_child(c, argv[0]);
+
+	if (pid != 0)
+		return pid;
+	redirect(c->work_dir, label, "out", STDOUT_FILENO);
+	redirect(c->work_dir, label, "err", STDERR_FILENO);
+	execvp(argv[0], (char *const *)argv);
+	_exit(127);
+}
+
+int cell_tool(const struct cell *c, const char *label, const char *const *argv)
+{
+	pid_t pid = cell_tool_start(c, label, argv);
+
+	return pid < 0 ? pid : cell_wait(c, argv[0], pid);
 }
 
 /* A child in its own process group and cgroup. In the child: returns 0. */
@@ -404,11 +442,25 @@ struct cell_run {
 	bool stuck;
 };
 
+/* "xN" is N times what the kernel has chosen by itself. */
+static int resolve_value(const char *value, const char *old, char *buf, size_t size)
+{
+	uint64_t factor, base;
+
+	snprintf(buf, size, "%s", value);
+	if (*value != 'x')
+		return 0;
+	if (parse_u64(value + 1, 1, UINT32_MAX, &factor) || parse_u64(old, 0, UINT32_MAX, &base))
+		return -EINVAL;
+	snprintf(buf, size, "%" PRIu64, base * factor);
+	return 0;
+}
+
 static int set_knob(const struct spec_knob *k)
 {
-	char old[64] = "", now[64] = "", buf[EVENT_SIZE];
+	char old[64] = "", now[64] = "", value[64], buf[EVENT_SIZE];
 	struct jsonw j;
-	int err = 0;
+	int err;
 
 	if (sysfile_read(k->path, old, sizeof(old)) < 0) {
 		if (!k->required)
@@ -416,14 +468,15 @@ static int set_knob(const struct spec_knob *k)
 		cell_event("fail", "%s: %s cannot be read", k->name, k->path);
 		return -ENOENT;
 	}
-	if (strcmp(old, k->value) != 0) {
+	err = resolve_value(k->value, old, value, sizeof(value));
+	if (!err && strcmp(old, value) != 0) {
 		err = undo_note("knob", k->path, old);
 		if (!err)
-			err = sysfile_write(k->path, k->value);
+			err = sysfile_write(k->path, value);
 	}
 	begin_event(&j, buf, "knob");
 	jsonw_str(&j, "name", k->name);
-	jsonw_str(&j, "value", k->value);
+	jsonw_str(&j, "value", value);
 	jsonw_str(&j, "before", old);
 	if (sysfile_read(k->path, now, sizeof(now)) >= 0)
 		jsonw_str(&j, "read_back", now);
@@ -431,7 +484,7 @@ static int set_knob(const struct spec_knob *k)
 		jsonw_str(&j, "error", strerror(-err));
 	end_event(&j, "");
 	if (err && k->required)
-		cell_event("fail", "write %s = %s: %s", k->path, k->value, strerror(-err));
+		cell_event("fail", "write %s = %s: %s", k->path, value, strerror(-err));
 	return k->required ? err : 0;
 }
 
@@ -474,6 +527,17 @@ static void enable_offline_reasons(void)
 	if (err)
 		jsonw_str(&j, "error", strerror(-err));
 	end_event(&j, "");
+}
+
+/* Fixes that took something out of the kernel: is it out of this one? */
+static void look_for_functions(const struct workload *w)
+{
+	for (const struct mitigation *m = w->mitigations; m && m->name; m++) {
+		int found = m->gone ? ksyms_has("/proc/kallsyms", m->gone) : -ENOENT;
+
+		if (m->gone)
+			cell_knob(m->knobs[0].name, m->on, found < 0 ? NULL : found ? "present" : "absent");
+	}
 }
 
 static int make_group(const char *role)
@@ -524,6 +588,8 @@ static int set_up(struct cell_run *r, const char *work_dir)
 		err = load_modules(s->workloads[i].workload);
 	for (size_t i = 0; !err && i < s->n_knobs; i++)
 		err = set_knob(&s->knobs[i]);
+	for (size_t i = 0; !err && i < s->n_workloads; i++)
+		look_for_functions(s->workloads[i].workload);
 	if (!err)
 		enable_offline_reasons();
 	for (size_t i = 0; !err && i < s->n_workloads; i++) {

@@ -5,6 +5,7 @@
 #include "base/paths.h"
 #include "base/spawn.h"
 #include "commands.h"
+#include "run/mitigation.h"
 #include "run/scenario.h"
 
 #include <dirent.h>
@@ -103,29 +104,57 @@ static void list_workloads(struct jsonw *j)
 	}
 }
 
+/* How it is switched: its files, or the option of its workload. */
+static void print_mitigation(const struct workload *w, const struct mitigation *m)
+{
+	printf("%s (%s, seed %s): %s\n", m->name, w->name, m->seed, m->summary);
+	if (m->gone) {
+		printf("    cannot be switched: %s() is gone from the kernel since %s\n", m->gone, m->since);
+		return;
+	}
+	for (unsigned i = 0; i < mitigation_knobs(m); i++)
+		if (m->knobs[i].path)
+			printf("    %s\n", m->knobs[i].path);
+	if (m->option)
+		printf("    option %s.%s\n", w->name, m->option);
+	printf("    off = %s, on = %s; other values: %s%s%s\n", m->off, m->on, m->value_help,
+	       m->since ? "; there since " : "", m->since ? m->since : "");
+}
+
+static void put_mitigation(struct jsonw *j, const struct workload *w, const struct mitigation *m)
+{
+	jsonw_object(j, NULL);
+	jsonw_str(j, "name", m->name);
+	jsonw_str(j, "workload", w->name);
+	jsonw_str(j, "summary", m->summary);
+	jsonw_str(j, "seed", m->seed);
+	jsonw_bool(j, "switchable", mitigation_switchable(m));
+	jsonw_array(j, "knobs");
+	for (unsigned i = 0; i < mitigation_knobs(m); i++) {
+		jsonw_object(j, NULL);
+		jsonw_str(j, "name", m->knobs[i].name);
+		jsonw_str(j, "path", m->knobs[i].path);
+		jsonw_object_end(j);
+	}
+	jsonw_array_end(j);
+	jsonw_str(j, "option", m->option);
+	jsonw_str(j, "gone", m->gone);
+	jsonw_str(j, "off", m->off);
+	jsonw_str(j, "on", m->on);
+	jsonw_str(j, "since", m->since);
+	jsonw_object_end(j);
+}
+
 static void list_mitigations(struct jsonw *j)
 {
 	const struct workload *w;
 
 	for (size_t i = 0; (w = workload_nth(i)); i++) {
 		for (const struct mitigation *m = w->mitigations; m && m->name; m++) {
-			if (j) {
-				jsonw_object(j, NULL);
-				jsonw_str(j, "name", m->name);
-				jsonw_str(j, "workload", w->name);
-				jsonw_str(j, "summary", m->summary);
-				jsonw_str(j, "seed", m->seed);
-				jsonw_str(j, "knob", m->knob);
-				jsonw_str(j, "path", m->path);
-				jsonw_str(j, "off", m->off);
-				jsonw_str(j, "on", m->on);
-				jsonw_str(j, "since", m->since);
-				jsonw_object_end(j);
-			} else {
-				printf("%s (%s, seed %s): %s\n    %s\n    off = %s, on = %s; other values: %s%s%s\n",
-				       m->name, w->name, m->seed, m->summary, m->path, m->off, m->on, m->value_help,
-				       m->since ? "; there since " : "", m->since ? m->since : "");
-			}
+			if (j)
+				put_mitigation(j, w, m);
+			else
+				print_mitigation(w, m);
 		}
 	}
 }

@@ -6,6 +6,7 @@
 #include "base/spawn.h"
 #include "commands.h"
 #include "run/journal.h"
+#include "run/mitigation.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -182,7 +183,7 @@ static void show_plan(struct run *r)
 		.console_log = "CELL/console.log",
 		.cmdline = "...",
 	};
-	char **argv, err[512], value[64];
+	char **argv, err[512], value[64], names[256];
 
 	printf("scenario %s (%s): %s\n", s.name, s.path, s.summary);
 	printf("kernel %s, %" PRIu64 " processors, %" PRIu64 " MiB, scratch disk %" PRIu64
@@ -206,7 +207,8 @@ static void show_plan(struct run *r)
 			const struct arm_setting *set = &arm.settings[k];
 
 			if (set->mitigation)
-				printf(" %s=%s", set->mitigation->knob, set->value);
+				printf(" %s=%s", mitigation_knob_names(set->mitigation, names, sizeof(names)),
+				       set->value);
 			else
 				printf(" %s.%s=%s", set->section, set->option, set->value);
 		}

@@ -336,6 +336,7 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 		json_t *now = json_object_get(e, "read_back");
 
 		json_object_set(f->knobs, string(e, "name"), now ? now : json_null());
+		json_object_set(f->knob_values, string(e, "name"), json_object_get(e, "value"));
 	} else if (strcmp(kind, "metric") == 0) {
 		json_object_set(f->metrics, string(e, "name"), json_object_get(e, "value"));
 	} else if (strcmp(kind, "exit") == 0) {
@@ -447,6 +448,7 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	f->shrink_from_t = f->shrink_to_t = FOREVER;
 	f->metrics = json_object();
 	f->knobs = json_object();
+	f->knob_values = json_object();
 	f->phases = json_array();
 	f->victims = json_array();
 	for (; caches && *caches && f->n_caches < FACTS_MAX_CACHES; caches++)
@@ -462,6 +464,7 @@ void facts_free(struct facts *f)
 {
 	json_decref(f->metrics);
 	json_decref(f->knobs);
+	json_decref(f->knob_values);
 	json_decref(f->phases);
 	json_decref(f->victims);
 	json_decref(f->slack);

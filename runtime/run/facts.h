@@ -75,10 +75,11 @@ struct facts {
 	bool unverified, verify_failed, corrupt, overflow;
 	double run_end_t;
 	char overflow_text[160], corrupt_text[200], fail_text[300];
-	json_t *metrics; /* object: what workloads reported; owned */
-	json_t *knobs;	 /* object: name -> read back; owned */
-	json_t *phases;	 /* array of {name, t}; owned */
-	json_t *victims; /* array; owned */
+	json_t *metrics;     /* object: what workloads reported; owned */
+	json_t *knobs;	     /* object: name -> read back; owned */
+	json_t *knob_values; /* object: name -> what was to be written; owned */
+	json_t *phases;	     /* array of {name, t}; owned */
+	json_t *victims;     /* array; owned */
 };
 
 /* How many tasks the OOM killer killed, and whether all who count them agree. */

@@ -5,7 +5,9 @@
 #include "base/log.h"
 #include "base/sysfile.h"
 #include "record/extract.h"
+#include "run/attest.h"
 #include "run/cell.h"
+#include "run/mitigation.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -164,28 +166,20 @@ static json_t *attest_one(const struct facts *f, const struct spec_workload *w, 
 			  const char *requested)
 {
 	static const char *const states[] = { "off", "on", "failed", "absent" };
-	const char *now = json_string_value(json_object_get(f->knobs, m->knob));
-	struct attestation a = { .mitigation = m, .requested = requested, .read_back = now, .exercised = UNKNOWN };
+	struct attestation a;
 	json_t *out = json_object();
+	char names[256];
 
-	if (m->since && !now) {
-		a.state = MITIGATION_ABSENT;
-		snprintf(a.evidence, sizeof(a.evidence), "this kernel has no such knob (there since %s)", m->since);
-	} else if (w->workload->attest) {
-		w->workload->attest(f, w->opts, &a);
-	} else {
-		a.state = !now || strcmp(now, requested) != 0 ? MITIGATION_FAILED
-			  : strcmp(requested, m->off) == 0    ? MITIGATION_OFF
-							      : MITIGATION_ON;
-		snprintf(a.evidence, sizeof(a.evidence), "knob reads %s", now ? now : "nothing");
-	}
+	attest(f, w->workload, w->opts, m, requested, &a);
 	json_put_text(out, "state", states[a.state]);
 	json_object_set_new(out, "exercised", a.exercised == UNKNOWN ? json_null() : json_boolean(a.exercised == YES));
 	json_put_text(out, "requested", requested);
-	json_put_text(out, "read_back", now);
+	json_put_text(out, "read_back", a.known ? a.read_back : NULL);
 	json_put_text(out, "evidence", a.evidence);
 	json_put_text(out, "seed", m->seed);
-	json_put_text(out, "knob", m->knob);
+	json_put_text(out, "knob", mitigation_knob_names(m, names, sizeof(names)));
+	if (m->gone)
+		json_object_set_new(out, "built_in", json_true());
 	return out;
 }
 

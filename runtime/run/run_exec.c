@@ -10,6 +10,7 @@
 #include "base/sysfile.h"
 #include "commands.h"
 #include "run/journal.h"
+#include "run/mitigation.h"
 #include "run/result.h"
 
 #include <errno.h>
@@ -120,12 +121,13 @@ static void add_knobs(struct spec *s, const struct scenario *sc, const struct ar
 		const struct mitigation *m = arm->settings[i].mitigation;
 		struct spec_knob k = { .required = m && !m->since };
 
-		if (!m)
-			continue;
-		snprintf(k.name, sizeof(k.name), "%s", m->knob);
-		snprintf(k.path, sizeof(k.path), "%s", m->path);
-		snprintf(k.value, sizeof(k.value), "%s", arm->settings[i].value);
-		add_knob(s, &k);
+		for (unsigned n = 0; m && n < mitigation_knobs(m); n++) {
+			if (!m->knobs[n].path || !mitigation_value(arm->settings[i].value, n, k.value, sizeof(k.value)))
+				continue;
+			snprintf(k.name, sizeof(k.name), "%s", m->knobs[n].name);
+			snprintf(k.path, sizeof(k.path), "%s", m->knobs[n].path);
+			add_knob(s, &k);
+		}
 	}
 }
 

@@ -3,6 +3,7 @@
 #include "run/run.h"
 
 #include "base/log.h"
+#include "base/pattern.h"
 #include "base/sysfile.h"
 #include "commands.h"
 #include "run/needs.h"
@@ -26,11 +27,7 @@ static int usage_error(const char *text)
 /* splitmix64, for the order of arms. */
 static uint64_t next_random(uint64_t *state)
 {
-	uint64_t x = *state += 0x9e3779b97f4a7c15ULL;
-
-	x = (x ^ (x >> 30)) * 0xbf58476d1ce4e5b9ULL;
-	x = (x ^ (x >> 27)) * 0x94d049bb133111ebULL;
-	return x ^ (x >> 31);
+	return pattern_mix(*state += 0x9e3779b97f4a7c15ULL);
 }
 
 static void shuffle(unsigned *order, unsigned n, uint64_t seed)
@@ -121,7 +118,7 @@ int run_plan(struct run *r, const char *scenario_text)
 	if (!q->arms)
 		snprintf(arms, sizeof(arms), "%s", s->default_arms);
 	else if (strcmp(q->arms, "all") == 0)
-		scenario_all_arms(s, arms, sizeof(arms));
+		scenario_all_arms(s, q->kernel, arms, sizeof(arms));
 	else
 		snprintf(arms, sizeof(arms), "%s", q->arms);
 	return plan_cells(r, arms);

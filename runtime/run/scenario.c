@@ -3,6 +3,7 @@
 
 #include "base/paths.h"
 #include "record/blackbox.h"
+#include "run/mitigation.h"
 #include "run/verdict.h"
 
 #include <ctype.h>
@@ -90,6 +91,23 @@ static const struct mitigation *find_mitigation(const struct scenario *s, const 
 	for (size_t i = 0; (m = scenario_mitigation(s, i)); i++)
 		if (strcmp(m->name, name) == 0)
 			return m;
+	return NULL;
+}
+
+static const struct mitigation *find_switchable(const struct scenario *s, const char *name)
+{
+	const struct mitigation *m = find_mitigation(s, name);
+
+	return m && mitigation_switchable(m) ? m : NULL;
+}
+
+/* The workload that a mitigation belongs to. */
+static struct spec_workload *owner_of(struct scenario *s, const struct mitigation *wanted)
+{
+	for (size_t i = 0; i < s->n_workloads; i++)
+		for (const struct mitigation *m = s->workloads[i].workload->mitigations; m && m->name; m++)
+			if (m == wanted)
+				return &s->workloads[i];
 	return NULL;
 }
 
@@ -265,8 +283,15 @@ static char *next_line(char *to, int size, void *user)
 	return to;
 }
 
+static bool is_switch(const char *value)
+{
+	return strcmp(value, "on") == 0 || strcmp(value, "off") == 0;
+}
+
 static int resolve_own_arms(struct scenario *s, char *err, size_t err_size)
 {
+	char names[256];
+
 	for (size_t a = 0; a < s->n_arms; a++) {
 		struct scenario trial = *s;
 
@@ -280,6 +305,16 @@ static int resolve_own_arms(struct scenario *s, char *err, size_t err_size)
 				return fail(err, err_size,
 					    "[arm %s]: unknown mitigation '%s' (headroom list mitigations)",
 					    s->arms[a].name, set->option);
+			if (!mitigation_switchable(set->mitigation))
+				return fail(err, err_size,
+					    "[arm %s]: %s cannot be switched: it is in the kernel for good",
+					    s->arms[a].name, set->option);
+			if (!is_switch(set->value) && !mitigation_value_fits(set->mitigation, set->value))
+				return fail(err, err_size,
+					    "[arm %s]: %s = %s: must be on, off or a value for each of %s, with '/' "
+					    "between",
+					    s->arms[a].name, set->option, set->value,
+					    mitigation_knob_names(set->mitigation, names, sizeof(names)));
 		}
 		if (scenario_apply(&trial, &s->arms[a], err, err_size))
 			return -EINVAL;
@@ -447,7 +482,7 @@ uint64_t scenario_place(struct scenario *s)
 		struct spec_workload *w = &s->workloads[i];
 
 		w->start_sector = next;
-		w->sectors = w->workload->scratch_sectors ? w->workload->scratch_sectors(w->opts) : 0;
+		w->sectors = w->workload->scratch_sectors ? w->workload->scratch_sectors(w->opts, s->opts.memory) : 0;
 		next += (w->sectors + SECTOR_ALIGN - 1) / SECTOR_ALIGN * SECTOR_ALIGN;
 	}
 	return next;
@@ -462,14 +497,19 @@ uint64_t scenario_box_size(const struct scenario *s)
 
 /* --- Arms --- */
 
-void scenario_all_arms(const struct scenario *s, char *buf, size_t size)
+void scenario_all_arms(const struct scenario *s, const char *kernel, char *buf, size_t size)
 {
 	size_t len = (size_t)snprintf(buf, size, "before,after");
 	const struct mitigation *m;
 
+	size_t n = 0;
+
+	for (size_t i = 0; (m = scenario_mitigation(s, i)); i++)
+		n += mitigation_switchable(m);
 	/* With one mitigation only-X and without-X are `after` and `before` again. */
-	for (size_t i = 0; scenario_mitigation(s, 1) && (m = scenario_mitigation(s, i)) && len < size; i++)
-		len += (size_t)snprintf(buf + len, size - len, ",only-%s,without-%s", m->name, m->name);
+	for (size_t i = 0; n > 1 && (m = scenario_mitigation(s, i)) && len < size; i++)
+		if (mitigation_switchable(m) && mitigation_in_kernel(m, kernel))
+			len += (size_t)snprintf(buf + len, size - len, ",only-%s,without-%s", m->name, m->name);
 	for (size_t i = 0; i < s->n_arms && len < size; i++)
 		len += (size_t)snprintf(buf + len, size - len, ",%s", s->arms[i].name);
 }
@@ -511,18 +551,18 @@ int scenario_arm(const struct scenario *s, const char *name, struct arm *arm, ch
 	else if (strcmp(name, "after") == 0)
 		base_on = true;
 	else if (strncmp(name, "only-", 5) == 0)
-		known = (one = find_mitigation(s, name + 5));
+		known = (one = find_switchable(s, name + 5));
 	else if (strncmp(name, "without-", 8) == 0)
-		known = base_on = (one = find_mitigation(s, name + 8));
+		known = base_on = (one = find_switchable(s, name + 8));
 	else
 		known = false;
 	if (!known) {
-		scenario_all_arms(s, all, sizeof(all));
+		scenario_all_arms(s, "", all, sizeof(all));
 		return fail(err, err_size, "unknown arm '%s' (there are: %s)", name, all);
 	}
 	snprintf(arm->name, sizeof(arm->name), "%s", name);
 	for (size_t i = 0; (m = scenario_mitigation(s, i)); i++)
-		set_mitigation(arm, m, (m == one) != base_on ? "on" : "off");
+		set_mitigation(arm, m, !mitigation_switchable(m) || (m == one) != base_on ? "on" : "off");
 	for (size_t i = 0; own && i < own->n_settings; i++) {
 		if (own->settings[i].mitigation)
 			set_mitigation(arm, own->settings[i].mitigation, own->settings[i].value);
@@ -538,8 +578,12 @@ int scenario_apply(struct scenario *s, const struct arm *arm, char *err, size_t 
 
 	for (size_t i = 0; i < arm->n_settings; i++) {
 		const struct arm_setting *set = &arm->settings[i];
+		const struct mitigation *m = set->mitigation;
+		struct spec_workload *w = m && m->option ? owner_of(s, m) : NULL;
 
-		if (set->mitigation)
+		if (w && opts_set(w->workload->opts, w->opts, m->option, set->value, what, sizeof(what)))
+			return fail(err, err_size, "[arm %s]: %s: %s", arm->name, m->name, what);
+		if (m)
 			continue;
 		if (set_option(s, set->section, set->option, set->value, what, sizeof(what)))
 			return fail(err, err_size, "[arm %s]: %s", arm->name, what);

@@ -87,9 +87,12 @@ const struct mitigation *scenario_mitigation(const struct scenario *s, size_t i)
  * a value. 0 or -EINVAL with the arms there are in err.
  */
 int scenario_arm(const struct scenario *s, const char *name, struct arm *arm, char *err, size_t err_size);
-/* Names of all arms, separated by commas: what `--arms all` stands for. */
-void scenario_all_arms(const struct scenario *s, char *buf, size_t size);
-/* Apply an arm's option settings to a copy of the scenario. */
+/*
+ * Names of all arms, separated by commas: what `--arms all` stands for on a kernel of this version ("6.1"; "" for any).
+ * Mitigations that it does not have give no arms of their own: they would be `before` and `after` again.
+ */
+void scenario_all_arms(const struct scenario *s, const char *kernel, char *buf, size_t size);
+/* Apply to a copy of the scenario what an arm sets of options, by name or for a mitigation. */
 int scenario_apply(struct scenario *s, const struct arm *arm, char *err, size_t err_size);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/log.h"
 #include "base/sysfile.h"
 #include "dev/dmdev.h"
+#include "dev/swapdev.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -14,7 +15,8 @@
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 1024
-#define RMDIR_TRIES    100 /* of 20 ms: a group is busy until its last process is reaped */
+#define SWAPOFF_MS     20000 /* it reads back what is still out there */
+#define RMDIR_TRIES    100   /* of 20 ms: a group is busy until its last process is reaped */
 
 static int log_fd = -1;
 
@@ -72,6 +74,8 @@ static int undo_line(char *line)
 		err = dmdev_remove(what);
 	else if (strcmp(kind, "cgroup") == 0)
 		err = remove_group(what);
+	else if (strcmp(kind, "swap") == 0)
+		err = swapdev_off(what, SWAPOFF_MS);
 	if (err == -ENOENT || err == -ENXIO)
 		err = 0; /* gone already */
 	if (err)

@@ -15,6 +15,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 struct facts;
 
@@ -32,14 +33,27 @@ struct cell {
 	bool run_ok;	     /* for verify(): run() came to its end and returned 0 */
 };
 
-/* One documented fix and how to switch it. */
+#define MITIGATION_MAX_KNOBS 2
+
+/* A setting: its name in the record, and the file that holds it. No file: the workload reports it with cell_knob(). */
+struct mitigation_knob {
+	const char *name, *path;
+};
+
+/*
+ * One documented fix and how to switch it: by files that hold its knobs, by an option of its workload, or not at all,
+ * because what was wrong is gone from the kernel.
+ *
+ * A value for two knobs is two values with a '/' between. "xN" is N times what the kernel chose by itself.
+ */
 struct mitigation {
 	const char *name; /* kebab-case; never renamed: it stands in stored results. NULL ends the table */
 	const char *summary;
-	const char *seed;	/* number of the source document */
-	const char *knob;	/* the setting's name in the record */
-	const char *path;	/* the file that holds it */
-	const char *off, *on;	/* what is written there */
+	const char *seed; /* number of the source document */
+	struct mitigation_knob knobs[MITIGATION_MAX_KNOBS];
+	const char *option;	/* of the workload, which gets the value; NULL: the files get it */
+	const char *gone;	/* the kernel function whose absence is the fix: it cannot be switched */
+	const char *off, *on;	/* values */
 	const char *value_help; /* what other values mean */
 	const char *since;	/* the first kernel that has the knob; NULL: all of ours */
 };
@@ -50,7 +64,9 @@ enum tristate { NO, YES, UNKNOWN };
 /* What the record says about a mitigation that a cell asked for. */
 struct attestation {
 	const struct mitigation *mitigation;
-	const char *requested, *read_back; /* read_back NULL: it could not be read */
+	const char *requested;
+	char read_back[128]; /* what the knobs read, with '/' between */
+	bool known;	     /* read_back is: all of them could be read */
 	enum mitigation_state state;
 	enum tristate exercised; /* did the load reach the point where the mitigation makes a difference? */
 	char evidence[256];
@@ -78,13 +94,17 @@ struct workload {
 	const struct metric *metrics; /* those it reports with cell_metric_*(); an undeclared one is an error */
 	/* Check the options together; an error goes into err. NULL: any combination will do. */
 	int (*check)(const void *opts, char *err, size_t err_size);
-	uint64_t (*scratch_sectors)(const void *opts);
+	/* 512-byte sectors of scratch disk that it needs, on a machine with so much memory. NULL: none. */
+	uint64_t (*scratch_sectors)(const void *opts, uint64_t memory_mib);
 	/* Device-mapper devices to watch: name number i into buf, false after the last. NULL: none. */
 	bool (*dm_name)(const void *opts, const char *run_id, unsigned i, char *buf, size_t size);
 	int (*setup)(struct cell *c);
 	int (*run)(struct cell *c);
 	int (*verify)(struct cell *c);
-	/* Fill state, exercised and evidence of `a` from the record. NULL: the knob's value alone decides. */
+	/*
+	 * Exercised and evidence of `a` from the record, where all knobs read what was asked for; state is on or off
+	 * accordingly, and may become failed. NULL: that decides alone.
+	 */
 	void (*attest)(const struct facts *f, const void *opts, struct attestation *a);
 };
 
@@ -105,6 +125,8 @@ bool cell_should_stop(const struct cell *c);
 /* Why the hook is about to return an error. */
 void cell_fail(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cell_phase(const char *name);
+/* What became of a setting that the workload made itself: what was asked for, and what the kernel says it is. */
+void cell_knob(const char *name, const char *value, const char *read_back);
 void cell_metric_u64(const struct cell *c, const char *name, uint64_t value);
 void cell_metric_bool(const struct cell *c, const char *name, bool value);
 /* value / 10^decimals */
@@ -120,5 +142,15 @@ void cell_corrupt(const struct cell *c, const char *fmt, ...) __attribute__((for
  * (-ETIMEDOUT: ended by us at the deadline; -EBUSY: it did not even die of SIGKILL).
  */
 int cell_tool(const struct cell *c, const char *label, const char *const *argv);
+/* Only start it. Returns its pid, for cell_wait() with argv[0], or -errno. */
+pid_t cell_tool_start(const struct cell *c, const char *label, const char *const *argv);
+
+/*
+ * A process of the load, from run(): a fork that dies with the hook, under a name that the record knows as the
+ * workload's. Returns as fork(2) does; errors as -errno.
+ */
+pid_t cell_child(const struct cell *c, const char *comm);
+/* Wait for such a process to end until the deadline of the hook; then kill it. Returns as cell_tool(). */
+int cell_wait(const struct cell *c, const char *comm, pid_t pid);
 
 #endif
