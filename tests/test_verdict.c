@@ -185,6 +185,16 @@ static void verdicts_and_reasons(void **state)
 		{ "the first of two kills was in the set-up", "",
 		  SETUP KILL("-2.0", "one", "harness") START KILL("3.0", "two", "workload") END, GUEST_OFF, false,
 		  VERDICT_OOM, "2 OOM kills, first at -2.0 s: one (harness)", NULL },
+		/* `skipped` is a machine on which there is nothing to find out, not one on which we failed. */
+		{ "a need that is not met", "",
+		  SETUP HARNESS("-1.0", "skip", "", "swap-crypt: no dm-crypt in this kernel")
+			  HARNESS("-0.9", "fail", "", "swap-crypt: set-up: No such device") DONE,
+		  GUEST_OFF, false, VERDICT_SKIPPED, "swap-crypt: no dm-crypt in this kernel", NULL },
+		{ "a need that was met after all", "", BEGIN HARNESS("1.0", "skip", "", "no dm-crypt") END, GUEST_OFF,
+		  false, VERDICT_OK, "finished", NULL },
+		{ "a kill before it was skipped", "",
+		  SETUP KILL("-2.0", "fio", "workload") HARNESS("-1.0", "skip", "", "no dm-crypt") DONE, GUEST_OFF,
+		  false, VERDICT_OOM, "1 OOM kill", NULL },
 		{ "panic in the set-up", "", SETUP KERNEL("2.0", "panic", "\"reason\":\"dm\","), GUEST_PANIC, false,
 		  VERDICT_PANIC, "kernel panic at 2.0 s: dm", NULL },
 	};
@@ -460,10 +470,17 @@ static void harness_events_are_kept(void **state)
 	assert_string_equal(json_string_value(json_object_get(f.knobs, "a")), "2");
 	assert_true(json_is_null(json_object_get(f.knobs, "b")));
 	assert_true(json_real_value(json_object_get(f.metrics, "write_mib_s")) == 12.5);
+	assert_string_equal(json_string_value(json_object_get(f.knob_values, "a")), "1");
+	assert_string_equal(json_string_value(json_object_get(f.knob_values, "b")), "1");
+	assert_null(facts_device(&f, "swap"));
 	assert_null(json_object_get(f.metrics, "none"));
 	assert_int_equal(json_array_size(f.phases), 2);
 	assert_true(f.started && f.done && f.run_ended && f.run_end_t == 46.1);
 	assert_false(f.workload_killed);
+	facts_free(&f);
+	read_facts("", HARNESS("-1", "device", "\"name\":\"swap\",\"kernel\":\"dm-0\",", ""));
+	assert_string_equal(facts_device(&f, "swap"), "dm-0");
+	assert_null(facts_device(&f, "dm-0"));
 	facts_free(&f);
 	read_facts("", BEGIN HARNESS("9.0", "exit", "\"role\":\"workload\",\"status\":137,", "")
 			       KILL("9.1", "fio", "workload"));

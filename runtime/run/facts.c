@@ -39,6 +39,11 @@ const struct cache_peak *facts_cache(const struct facts *f, const char *name)
 	return NULL;
 }
 
+const char *facts_device(const struct facts *f, const char *name)
+{
+	return json_string_value(json_object_get(f->devices, name));
+}
+
 /* --- Samples --- */
 
 struct base {
@@ -336,6 +341,9 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 		json_t *now = json_object_get(e, "read_back");
 
 		json_object_set(f->knobs, string(e, "name"), now ? now : json_null());
+		json_object_set(f->knob_values, string(e, "name"), json_object_get(e, "value"));
+	} else if (strcmp(kind, "device") == 0) {
+		json_object_set(f->devices, string(e, "name"), json_object_get(e, "kernel"));
 	} else if (strcmp(kind, "metric") == 0) {
 		json_object_set(f->metrics, string(e, "name"), json_object_get(e, "value"));
 	} else if (strcmp(kind, "exit") == 0) {
@@ -355,6 +363,8 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 		keep_text(f->corrupt_text, sizeof(f->corrupt_text), e);
 	} else if (strcmp(kind, "fail") == 0) {
 		keep_text(f->fail_text, sizeof(f->fail_text), e);
+	} else if (strcmp(kind, "skip") == 0) {
+		keep_text(f->skip_text, sizeof(f->skip_text), e);
 	} else if (strcmp(kind, "verify") == 0) {
 		bool ok = json_is_true(json_object_get(e, "ok")), whole = json_is_true(json_object_get(e, "after_run"));
 
@@ -447,6 +457,8 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	f->shrink_from_t = f->shrink_to_t = FOREVER;
 	f->metrics = json_object();
 	f->knobs = json_object();
+	f->knob_values = json_object();
+	f->devices = json_object();
 	f->phases = json_array();
 	f->victims = json_array();
 	for (; caches && *caches && f->n_caches < FACTS_MAX_CACHES; caches++)
@@ -462,6 +474,8 @@ void facts_free(struct facts *f)
 {
 	json_decref(f->metrics);
 	json_decref(f->knobs);
+	json_decref(f->knob_values);
+	json_decref(f->devices);
 	json_decref(f->phases);
 	json_decref(f->victims);
 	json_decref(f->slack);

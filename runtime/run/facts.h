@@ -75,10 +75,13 @@ struct facts {
 	bool unverified, verify_failed, corrupt, overflow;
 	double run_end_t;
 	char overflow_text[160], corrupt_text[200], fail_text[300];
-	json_t *metrics; /* object: what workloads reported; owned */
-	json_t *knobs;	 /* object: name -> read back; owned */
-	json_t *phases;	 /* array of {name, t}; owned */
-	json_t *victims; /* array; owned */
+	char skip_text[300]; /* why nothing was run */
+	json_t *metrics;     /* object: what workloads reported; owned */
+	json_t *knobs;	     /* object: name -> read back; owned */
+	json_t *knob_values; /* object: name -> what was written, as the machine resolved it; owned */
+	json_t *devices;     /* object: what a workload calls it -> the kernel's name; owned */
+	json_t *phases;	     /* array of {name, t}; owned */
+	json_t *victims;     /* array; owned */
 };
 
 /* How many tasks the OOM killer killed, and whether all who count them agree. */
@@ -94,6 +97,8 @@ struct kill_count facts_count_kills(const struct facts *f);
 
 /* The peak of a watched cache, or NULL if it never had an object. */
 const struct cache_peak *facts_cache(const struct facts *f, const char *name);
+/* The kernel's name of what a workload told of with cell_device(), or NULL. */
+const char *facts_device(const struct facts *f, const char *name);
 
 /* Read samples.jsonl and events.jsonl of a cell. Lines that are not JSON are skipped and counted in *bad_lines. */
 int facts_read(struct facts *f, const char *cell_dir, const char *const *caches, uint64_t *bad_lines);

@@ -104,6 +104,30 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 	return v;
 }
 
+/* What is said of a cell in which nothing was found. */
+static enum verdict without_findings(const struct facts *f, struct judgement *j)
+{
+	if (!f->started && *f->skip_text) {
+		say(j, "%s", f->skip_text);
+		return VERDICT_SKIPPED;
+	}
+	if (!f->started) {
+		say(j, "the set-up failed: %s", *f->fail_text ? f->fail_text : "the record does not say why");
+	} else if (f->overflow) {
+		say(j, "%s: %s", j->outcome, f->overflow_text);
+	} else if (!f->done) {
+		say(j, "QEMU ended before the cell was over");
+	} else if (*f->fail_text) {
+		say(j, "%s", f->fail_text);
+	} else if (!f->verified) {
+		say(j, "the data could not be verified");
+	} else {
+		say(j, "finished in %.1f s, data verified", f->run_end_t);
+		return VERDICT_OK;
+	}
+	return VERDICT_BROKEN;
+}
+
 void verdict_find_out(const struct facts *f, enum guest_end end, bool was_interrupted, struct judgement *out)
 {
 	memset(out, 0, sizeof(*out));
@@ -129,24 +153,6 @@ void verdict_find_out(const struct facts *f, enum guest_end end, bool was_interr
 		out->outcome = full ? "snapshot-overflow" : "snapshot-invalid";
 	}
 	out->verdict = from_findings(f, end, out);
-	if (out->verdict != VERDICT_OK && (f->started || out->verdict != VERDICT_STUCK))
-		return;
-	if (!f->started) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "the set-up failed: %s", *f->fail_text ? f->fail_text : "the record does not say why");
-	} else if (out->outcome) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "%s: %s", out->outcome, f->overflow_text);
-	} else if (!f->done) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "QEMU ended before the cell was over");
-	} else if (*f->fail_text) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "%s", f->fail_text);
-	} else if (!f->verified) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "the data could not be verified");
-	} else {
-		say(out, "finished in %.1f s, data verified", f->run_end_t);
-	}
+	if (out->verdict == VERDICT_OK || (!f->started && out->verdict == VERDICT_STUCK))
+		out->verdict = without_findings(f, out);
 }
