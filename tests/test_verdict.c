@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 /* From the files of a record to facts, and from facts to the verdict, its reason, and what is said of a mitigation. */
+#include "base/clock.h"
 #include "run/facts.h"
+#include "run/result.h"
 #include "run/verdict.h"
 #include "t.h"
 
@@ -536,6 +538,13 @@ static void hostile_files_are_survived(void **state)
 		"{\"t\":{},\"mem\":[],\"vm\":7,\"slab\":[1],\"psi\":null,\"canary\":\"x\",\"kind\":[],\"source\":{}}\n",
 		"{\"mem\":{\"MemAvailable\":\"x\",\"SUnreclaim\":1e300},\"slab\":{\"kcopyd_job\":[]}}\n",
 		"{\"slab\":{\"kcopyd_job\":[-1,-1,-1,-1],\"a\":7,\"b\":[\"x\",{},[],null]}}\n",
+		START "{\"t\":1,\"mem\":{\"SwapTotal\":\"x\",\"SwapFree\":[]},\"vm\":{\"pswpout\":{}},\"disk\":[1],"
+		      "\"threads\":7}\n",
+		START
+		"{\"t\":1,\"disk\":{\"\":[],\"a\":7,\"b\":[null,\"x\",{},[],-1,1e300]},\"threads\":{\"age_ms\":\"x\","
+		"\"groups\":{\"a\":7,\"b\":{\"cpu_ms\":\"x\"}}}}\n",
+		"{\"source\":\"harness\",\"kind\":\"device\"}\n{\"source\":\"harness\",\"kind\":\"device\","
+		"\"name\":7,\"kernel\":[]}\n{\"source\":\"harness\",\"kind\":\"skip\"}\n",
 		"{\"t\":1e308,\"kind\":\"oom-kill\",\"source\":\"kmsg\"}\n{\"t\":-1e308,\"kind\":\"oom-kill\","
 		"\"victim\":[]}\n",
 		"{\"source\":\"harness\",\"kind\":\"phase\"}\n{\"source\":\"harness\",\"kind\":\"knob\"}\n"
@@ -578,13 +587,25 @@ static void hostile_files_are_survived(void **state)
 
 static void huge_numbers_are_survived(void **state)
 {
+	struct judgement j;
+
 	(void)state;
-	read_facts("{\"t\":1,\"mem\":{\"SUnreclaim\":9223372036854775807,\"MemAvailable\":-5},"
-		   "\"vm\":{\"oom_kill\":-9223372036854775808,\"allocstall_a\":9223372036854775807,"
-		   "\"allocstall_b\":9223372036854775807},\"slab\":{\"kcopyd_job\":[9223372036854775807,1,"
-		   "9223372036854775807,9223372036854775807],\"x\":[9223372036854775807,1,9223372036854775807,1]}}\n"
-		   "{\"t\":99999999999999999999999999}\n",
-		   "{\"t\":1,\"kind\":\"wq-lockup\",\"seconds\":99999999999999999999}\n");
+	read_facts(
+		"{\"t\":1,\"mem\":{\"SUnreclaim\":9223372036854775807,\"MemAvailable\":-5},"
+		"\"vm\":{\"oom_kill\":-9223372036854775808,\"allocstall_a\":9223372036854775807,"
+		"\"allocstall_b\":9223372036854775807},\"slab\":{\"kcopyd_job\":[9223372036854775807,1,"
+		"9223372036854775807,9223372036854775807],\"x\":[9223372036854775807,1,9223372036854775807,1]}}\n"
+		"{\"t\":2,\"mem\":{\"SwapTotal\":9223372036854775807,\"SwapFree\":-9223372036854775808},"
+		"\"vm\":{\"pswpout\":9223372036854775807,\"zswpout\":9223372036854775807,\"swpout_zero\":"
+		"9223372036854775807},\"disk\":{\"a\":[9223372036854775807,9223372036854775807,9223372036854775807,"
+		"9223372036854775807,-9223372036854775808,-1]},\"psi\":{\"memory\":{\"some_us\":-9223372036854775808,"
+		"\"full_us\":9223372036854775807}},\"threads\":{\"age_ms\":-9223372036854775808,\"groups\":{"
+		"\"a\":{\"cpu_ms\":9223372036854775807}}}}\n"
+		"{\"t\":63,\"mem\":{\"SwapTotal\":1,\"SwapFree\":9223372036854775807},\"vm\":{\"pswpout\":0},"
+		"\"disk\":{\"a\":[0,0,0,0,0,0]}}\n"
+		"{\"t\":99999999999999999999999999}\n",
+		START "{\"t\":1,\"kind\":\"wq-lockup\",\"seconds\":99999999999999999999}\n");
+	verdict_find_out(&f, GUEST_OFF, false, &j);
 	facts_free(&f);
 }
 
@@ -648,6 +669,189 @@ static void verdicts_have_names(void **state)
 		assert_int_equal(verdict_find(verdict_name((enum verdict)v)), v);
 	assert_int_equal(verdict_find(""), N_VERDICTS);
 	assert_int_equal(verdict_find("fine"), N_VERDICTS);
+}
+
+/* --- Swap --- */
+
+/* Before the start line and after the load there is swapping too. */
+static const char swapping[] =
+	"{\"t\":-1,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1},\"vm\":{\"pswpout\":100,\"pswpin\":10,"
+	"\"workingset_refault_anon\":1,\"workingset_refault_file\":1}}\n"
+	"{\"t\":0,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1900},\"vm\":{\"pswpout\":356,\"pswpin\":20,"
+	"\"workingset_refault_anon\":10,\"workingset_refault_file\":100}}\n"
+	"{\"t\":5}\n"
+	"{\"t\":10,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":500},\"vm\":{\"pswpout\":5000,\"pswpin\":30,"
+	"\"workingset_refault_anon\":11,\"workingset_refault_file\":101}}\n"
+	"{\"t\":40,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":700},\"vm\":{\"pswpout\":5476,\"pswpin\":276,"
+	"\"workingset_refault_anon\":17,\"workingset_refault_file\":110}}\n"
+	"{\"t\":50,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":3},\"vm\":{\"pswpout\":9999,\"pswpin\":999,"
+	"\"workingset_refault_anon\":99,\"workingset_refault_file\":999}}\n";
+
+static void swap_is_measured_while_the_load_runs(void **state)
+{
+	(void)state;
+	read_facts(swapping, BEGIN END);
+	assert_true(f.have_swap && f.have_swap_io && f.have_refaults);
+	assert_true(f.swap_out_mib == 20 && f.swap_in_mib == 1);
+	assert_true(f.swap_out_mib_s == 0.5 && f.swap_in_mib_s == 0.025);
+	assert_int_equal(f.refaults, 17);
+	assert_int_equal(f.swap_total_kib, 2000);
+	assert_int_equal(f.swap_free_min_kib, 500);
+	facts_free(&f);
+	/* One counter, as before 5.9. One sample makes no rate. */
+	read_facts("{\"t\":1,\"vm\":{\"pswpout\":1,\"workingset_refault\":5}}\n", BEGIN END);
+	assert_true(f.have_refaults && !f.have_swap);
+	assert_true(f.swap_out_mib_s < 0 && f.psi_full_share < 0);
+	facts_free(&f);
+	/* Times of a cell that was never started count from the machine's boot. */
+	read_facts(swapping, SETUP DONE);
+	assert_false(f.have_swap || f.have_swap_io || f.have_refaults);
+	facts_free(&f);
+}
+
+static void devices_are_measured_while_the_load_runs(void **state)
+{
+#define DISK(t, row) "{\"t\":" t ",\"disk\":{\"vda\":[1,2,3,4,5,6],\"dm-0\":[" row "]}}\n"
+	const struct disk_facts *d;
+	char samples[4096], *at = samples;
+
+	(void)state;
+	read_facts(DISK("-1", "0,0,0,0,99,0") DISK("0", "10,80,100,800,1,50")
+		   /* 15 writes are too few for a mean, with one more it is one over both */
+		   DISK("1", "10,80,115,8000,7,60") DISK("2", "11,88,116,8008,3,70")
+		   /* 16 of 8 KiB */
+		   DISK("3", "11,88,132,8264,2,80") DISK("50", "99,999,999,9999999,999,999"),
+		   BEGIN END);
+	d = facts_disk(&f, "dm-0");
+	assert_non_null(d);
+	assert_int_equal(d->in_flight_peak, 7);
+	assert_int_equal(d->reads, 1);
+	assert_int_equal(d->sectors_read, 8);
+	assert_int_equal(d->writes, 32);
+	assert_int_equal(d->sectors_written, 7464);
+	assert_int_equal(d->busy_ms, 30);
+	assert_true(d->write_max_kib == 225.25);
+	d = facts_disk(&f, "vda");
+	assert_non_null(d);
+	assert_int_equal(d->writes, 0);
+	assert_int_equal(d->in_flight_peak, 5);
+	assert_true(d->write_max_kib < 0);
+	assert_null(facts_disk(&f, "dm-1"));
+	facts_free(&f);
+	/* Taken down and made again, it begins at 0, and what it did before counts. */
+	read_facts(DISK("1", "0,0,0,0,0,0") DISK("2", "0,0,100,800,0,0") DISK("3", "0,0,20,160,0,0")
+			   DISK("4", "0,0,40,320,0,0"),
+		   BEGIN END);
+	assert_int_equal(facts_disk(&f, "dm-0")->writes, 120);
+	assert_true(facts_disk(&f, "dm-0")->write_max_kib == 4);
+	facts_free(&f);
+	/* A machine with more of them than there is room for. */
+	at += sprintf(at, "{\"t\":1,\"disk\":{");
+	for (int i = 0; i < FACTS_MAX_DISKS + 3; i++)
+		at += sprintf(at, "%s\"sd%d\":[0,0,0,0,%d,0]", i ? "," : "", i, i + 1);
+	sprintf(at, ",\"%0100d\":[0,0,0,0,0,0],\"short\":[0,0]}}\n", 1);
+	read_facts(samples, BEGIN END);
+	assert_int_equal(f.n_disks, FACTS_MAX_DISKS);
+	assert_int_equal(facts_disk(&f, "sd15")->in_flight_peak, 16);
+	assert_null(facts_disk(&f, "sd16"));
+	facts_free(&f);
+}
+
+static void cpu_of_kernel_threads_is_that_of_the_load(void **state)
+{
+#define THREADS(t, age, ms)                                                                                            \
+	"{\"t\":" t ",\"threads\":{\"age_ms\":" age ",\"groups\":{\"kcryptd\":{\"cpu_ms\":" ms "}}}}\n"
+	uint64_t ms;
+
+	(void)state;
+	read_facts(THREADS("-0.5", "300", "100") THREADS("0.5", "1300", "100") THREADS("0.6", "600", "110")
+			   THREADS("2", "0", "500") THREADS("46.5", "500", "1610") THREADS("48", "0", "2000"),
+		   BEGIN END);
+	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	assert_int_equal(ms, 1500);
+	assert_false(facts_thread_cpu_ms(&f, "kswapd", &ms));
+	facts_free(&f);
+	/* The first look came late; and one look alone is no growth. */
+	read_facts(THREADS("3", "0", "100") THREADS("4", "0", "130"), BEGIN END);
+	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	assert_int_equal(ms, 30);
+	facts_free(&f);
+	read_facts(THREADS("3", "0", "100"), BEGIN END);
+	assert_false(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	facts_free(&f);
+}
+
+/* cell.json of a cell whose box holds these lines; times in them count from 100. */
+static json_t *cell_of(const char *lines)
+{
+	static struct spec spec;
+	static struct scenario scenario;
+	static struct arm arm;
+	static struct kernel kernel;
+	static struct accel accel;
+	static const char start[] = "{\"t\":100.000000,\"kind\":\"start\",\"raw\":\"\"}\n";
+	struct result_context x = {
+		.scenario = &scenario, .spec = &spec, .arm = &arm, .kernel = &kernel, .accel = &accel, .cmdline = ""
+	};
+	size_t size = 1 << 20;
+	void *memory = calloc(1, size);
+	struct judgement judgement;
+	struct bb box;
+	char path[PATH_MAX];
+	json_t *cell;
+
+	bb_format(&box, memory, size);
+	atomic_store(&box.head->start_ns, 100 * NS_PER_S);
+	assert_int_equal(bb_append(&box, BB_EVENT, start, sizeof(start) - 1), 0);
+	for (const char *end; (end = strchr(lines, '\n')); lines = end + 1)
+		assert_int_equal(bb_append(&box, BB_SAMPLE, lines, (size_t)(end + 1 - lines)), 0);
+	assert_int_equal(result_write(dir, &box, &x, &judgement), 0);
+	free(memory);
+	snprintf(path, sizeof(path), "%s/cell.json", dir);
+	cell = json_load_file(path, 0, NULL);
+	assert_non_null(cell);
+	return cell;
+}
+
+static double metric(const json_t *cell, const char *name)
+{
+	json_t *value = json_object_get(json_object_get(cell, "metrics"), name);
+	json_t *unit = json_object_get(json_object_get(cell, "units"), name);
+
+	assert_int_equal(value != NULL, unit != NULL);
+	return value ? json_number_value(value) : -1;
+}
+
+static void metrics_of_swap_are_there_where_there_is_swap(void **state)
+{
+	static const char *const names[] = { "swap_out_mib",  "swap_in_mib", "swap_out_mib_s",
+					     "swap_in_mib_s", "refaults",    "swap_free_min_kib" };
+	json_t *cell;
+
+	(void)state;
+	cell = cell_of("{\"t\":100.000000,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1900},\"vm\":{\"pswpout\":100,"
+		       "\"pswpin\":0,\"workingset_refault\":3},\"threads\":{\"age_ms\":0,\"groups\":{\"kswapd\":"
+		       "{\"cpu_ms\":100}}}}\n"
+		       "{\"t\":110.000000,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":500},\"vm\":{\"pswpout\":2660,"
+		       "\"pswpin\":256,\"workingset_refault\":10},\"threads\":{\"age_ms\":0,\"groups\":{\"kswapd\":"
+		       "{\"cpu_ms\":1350}}}}\n");
+	assert_true(metric(cell, "swap_out_mib") == 10);
+	assert_true(metric(cell, "swap_in_mib") == 1);
+	assert_true(metric(cell, "swap_out_mib_s") == 1);
+	assert_true(metric(cell, "swap_in_mib_s") == 0.1);
+	assert_true(metric(cell, "refaults") == 7);
+	assert_true(metric(cell, "swap_free_min_kib") == 500);
+	assert_true(json_number_value(json_object_get(json_object_get(json_object_get(cell, "metrics"), "thread_cpu_s"),
+						      "kswapd")) == 1.25);
+	assert_true(metric(cell, "time_to_failure_s") < 0);
+	json_decref(cell);
+
+	cell = cell_of("{\"t\":100.000000,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0}}\n"
+		       "{\"t\":110.000000,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0}}\n");
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		assert_true(metric(cell, names[i]) < 0);
+	assert_true(metric(cell, "thread_cpu_s") < 0);
+	json_decref(cell);
 }
 
 /* --- cow-limit --- */
@@ -731,6 +935,10 @@ int main(void)
 		TEST(every_prefix_of_the_events_is_survived),
 		TEST(files_that_are_missing_are_a_record_of_nothing),
 		TEST(verdicts_have_names),
+		TEST(swap_is_measured_while_the_load_runs),
+		TEST(devices_are_measured_while_the_load_runs),
+		TEST(cpu_of_kernel_threads_is_that_of_the_load),
+		TEST(metrics_of_swap_are_there_where_there_is_swap),
 		TEST(the_cow_limit_is_attested_from_the_record),
 	};
 
