@@ -673,6 +673,316 @@ static void verdicts_have_names(void **state)
 
 /* --- Swap --- */
 
+/* Samples of a machine that swaps, one a second, written as time goes on. */
+struct series {
+	FILE *file;
+	char *text;
+	size_t size;
+	double t, out, in, zeros, some_us;
+	unsigned free_pct, kills;
+	bool no_psi;
+};
+
+#define FAST 4000 /* pages a second */
+
+static void series_from(struct series *s, double t)
+{
+	*s = (struct series){ .t = t, .out = 1000000, .in = 500000, .some_us = 7e6, .free_pct = 60 };
+	s->file = open_memstream(&s->text, &s->size);
+	assert_non_null(s->file);
+}
+
+static void put_sample(struct series *s)
+{
+	fprintf(s->file,
+		"{\"t\":%.6f,\"mem\":{\"SwapTotal\":1000000,\"SwapFree\":%u},"
+		"\"vm\":{\"pswpout\":%.0f,\"pswpin\":%.0f,\"swpout_zero\":%.0f,\"oom_kill\":%u}",
+		s->t, s->free_pct * 10000, s->out, s->in, s->zeros, s->kills);
+	if (!s->no_psi)
+		fprintf(s->file, ",\"psi\":{\"memory\":{\"some_us\":%.0f,\"full_us\":0}}", s->some_us);
+	fprintf(s->file, "}\n");
+}
+
+/* Rates in pages a second, pressure as a share of the time; nothing of it is seen before its end with `unseen`. */
+static void pass(struct series *s, int seconds, bool unseen, double out, double in, double some)
+{
+	for (int i = 0; i < seconds; i++) {
+		s->t++;
+		s->out += out;
+		s->in += in;
+		s->some_us += some * 1e6;
+		if (!unseen || i == seconds - 1)
+			put_sample(s);
+	}
+}
+
+/* The caller frees the text. */
+static char *text_of(struct series *s)
+{
+	fclose(s->file);
+	return s->text;
+}
+
+static bool livelocked(struct series *s, const char *events, unsigned cpus, struct livelock *found)
+{
+	char *text = text_of(s);
+	bool is;
+
+	read_facts(text, events);
+	f.cpus = cpus;
+	is = verdict_livelock(&f, found);
+	facts_free(&f);
+	free(text);
+	return is;
+}
+
+/* Ten fast seconds, so many of something else, ten fast ones. */
+static bool livelocked_between(int seconds, bool unseen, double out, double in, double some, unsigned cpus)
+{
+	struct series s;
+	struct livelock found;
+	bool is;
+
+	series_from(&s, 0);
+	pass(&s, 10, false, FAST, FAST, 1);
+	pass(&s, seconds, unseen, out, in, some);
+	pass(&s, 10, false, FAST, FAST, 1);
+	is = livelocked(&s, BEGIN, cpus, &found);
+	if (is) {
+		assert_true(found.from_t == 10 && found.to_t == 10 + seconds);
+		assert_true(fabs(found.out_pages_s - out) < 0.1 && fabs(found.in_pages_s - in) < 0.1);
+		assert_true(fabs(found.free_pct - 60) < 0.001);
+	}
+	return is;
+}
+
+static void a_minute_under_pressure_with_hardly_a_page_is_a_livelock(void **state)
+{
+	(void)state;
+	assert_true(livelocked_between(60, false, 0, 0, 1, 1));
+	assert_false(livelocked_between(59, false, 0, 0, 1, 1));
+	assert_true(livelocked_between(600, false, 10, 3, 0.9, 1));
+	/* The floor, of each direction. */
+	assert_true(livelocked_between(60, false, 19, 19, 1, 1));
+	assert_false(livelocked_between(60, false, 20, 0, 1, 1));
+	assert_false(livelocked_between(60, false, 0, 20, 1, 1));
+	assert_true(livelocked_between(60, false, 79, 79, 1, 4));
+	assert_false(livelocked_between(60, false, 80, 0, 1, 4));
+	/* The pressure. */
+	assert_true(livelocked_between(60, false, 0, 0, 0.5, 1));
+	assert_false(livelocked_between(60, false, 0, 0, 0.49, 1));
+}
+
+static void a_gap_in_the_samples_is_time_like_any_other(void **state)
+{
+	(void)state;
+	assert_true(livelocked_between(60, true, 0, 0, 1, 1));
+	assert_true(livelocked_between(60, true, 19, 19, 1, 1));
+	assert_false(livelocked_between(59, true, 0, 0, 1, 1));
+	assert_false(livelocked_between(60, true, 20, 0, 1, 1));
+	assert_false(livelocked_between(60, true, 0, 0, 0.49, 1));
+}
+
+static void a_crawl_that_comes_in_bursts_is_a_livelock_too(void **state)
+{
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	series_from(&s, 0);
+	/* A batch of reclaim's in one second, none in the next. */
+	for (int i = 0; i < 40; i++) {
+		pass(&s, 1, false, 32, 0, 1);
+		pass(&s, 1, false, 0, 0, 1);
+	}
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	assert_true(found.to_t - found.from_t > 75);
+}
+
+static void stand_still(struct series *s, double from, int seconds)
+{
+	series_from(s, from);
+	pass(s, seconds, false, 0, 0, 1);
+}
+
+static void what_is_no_livelock_though_nothing_moves(void **state)
+{
+	static const char kill[] = BEGIN KILL("40", "fio", "workload"), early[] = BEGIN KILL("5", "fio", "workload");
+	static const char ended[] = BEGIN HARNESS("30", "phase", "\"name\":\"cool-down\",", "");
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	stand_still(&s, 0, 70);
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	/* No load, or no longer. */
+	stand_still(&s, 0, 70);
+	assert_false(livelocked(&s, SETUP, 1, &found));
+	stand_still(&s, -65, 70);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	stand_still(&s, 0, 89);
+	assert_false(livelocked(&s, ended, 1, &found));
+	/* A kill, by the log alone and by the counter alone. */
+	stand_still(&s, 0, 90);
+	assert_false(livelocked(&s, kill, 1, &found));
+	stand_still(&s, 0, 90);
+	assert_true(livelocked(&s, early, 1, &found));
+	assert_true(found.from_t >= 5);
+	stand_still(&s, 0, 40);
+	s.kills++;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	/* Full, or nearly so. */
+	stand_still(&s, 0, 40);
+	s.free_pct = 6;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	stand_still(&s, 0, 40);
+	s.free_pct = 5;
+	pass(&s, 1, false, 0, 0, 1);
+	s.free_pct = 6;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	/* Pages of zeros go out without being written. */
+	stand_still(&s, 0, 40);
+	s.zeros = 1200;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+}
+
+static void without_psi_or_without_swap_there_is_no_livelock_to_be_found(void **state)
+{
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	series_from(&s, 0);
+	s.no_psi = true;
+	pass(&s, 90, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	read_facts("{\"t\":0,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0,\"pswpin\":0},"
+		   "\"psi\":{\"memory\":{\"some_us\":0}}}\n"
+		   "{\"t\":90,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0,\"pswpin\":0},"
+		   "\"psi\":{\"memory\":{\"some_us\":90000000}}}\n",
+		   BEGIN);
+	assert_false(verdict_livelock(&f, &found));
+	facts_free(&f);
+}
+
+static void a_livelock_stands_behind_kills_and_before_what_it_brings_about(void **state)
+{
+	static const char late_kill[] = BEGIN KILL("80.5", "fio", "workload");
+	struct series s;
+	struct judgement j;
+	char *text;
+
+	(void)state;
+	series_from(&s, 0);
+	pass(&s, 80, false, 0, 0, 1);
+	text = text_of(&s);
+	j = judge(text, BEGIN, GUEST_DEADLINE, false);
+	assert_int_equal(j.verdict, VERDICT_LIVELOCK);
+	assert_string_equal(j.reason,
+			    "livelock for 79.0 s from 1.0 s on: 0.0 pages out and 0.0 in a second, 60 % of swap "
+			    "free; the load was not over at its deadline");
+	assert_null(j.outcome);
+	j = judge(text, BEGIN KERNEL("20", "hung-task", "") KERNEL("20", "wq-lockup", "\"seconds\":34,"),
+		  GUEST_DEADLINE, false);
+	assert_int_equal(j.verdict, VERDICT_LIVELOCK);
+	assert_non_null(strstr(j.reason, "1 hung task"));
+	j = judge(text, late_kill, GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_OOM);
+	assert_non_null(strstr(j.reason, "livelock for"));
+	j = judge(text, BEGIN PANIC, GUEST_PANIC, false);
+	assert_int_equal(j.verdict, VERDICT_PANIC);
+	free(text);
+}
+
+#define SWAP(t, total, left)                                                                                           \
+	"{\"t\":" t ",\"mem\":{\"SwapTotal\":" total ",\"SwapFree\":" left "},\"vm\":{\"pswpout\":1}}\n"
+
+static void a_kill_with_more_than_half_of_swap_free_is_premature(void **state)
+{
+	static const char memcg[] =
+		BEGIN KERNEL("9.1", "memcg-oom-kill", "\"victim\":{\"comm\":\"fio\",\"role\":\"workload\"},");
+	static const char group_first[] =
+		BEGIN KERNEL("3.0", "memcg-oom-kill", "\"victim\":{\"comm\":\"fio\",\"role\":\"workload\"},")
+			KILL("9.1", "fio", "workload");
+	static const char two[] = BEGIN KILL("9.1", "fio", "workload") KILL("11", "idle", "bystander");
+	static const char timeless[] = BEGIN
+		"{\"t\":null,\"kind\":\"oom-kill\",\"source\":\"console\",\"victim\":{\"comm\":\"x\"},\"raw\":\"\"}\n";
+	static const char one[] = BEGIN KILL("9.1", "fio", "workload");
+	static const struct {
+		const char *what, *samples, *events;
+		bool premature;
+	} cases[] = {
+		{ "most of it free", SWAP("9.0", "1000", "830") SWAP("9.2", "1000", "100"), one, true },
+		{ "just more than half", SWAP("9.0", "1000", "501"), one, true },
+		{ "half", SWAP("9.0", "1000", "500"), one, false },
+		{ "free only after it", SWAP("9.0", "1000", "100") SWAP("9.2", "1000", "900"), one, false },
+		{ "a sample of the same moment", SWAP("9.1", "1000", "830"), one, true },
+		{ "a sample two seconds old", SWAP("7.1", "1000", "830"), one, true },
+		{ "an older one says nothing", SWAP("7.0", "1000", "830"), one, false },
+		{ "a first sample that came later", SWAP("9.2", "1000", "830"), one, false },
+		{ "no swap", SWAP("9.0", "0", "0"), one, false },
+		{ "swap was switched off", SWAP("8.9", "1000", "830") SWAP("9.0", "0", "0"), one, false },
+		{ "a group's own limit", SWAP("9.0", "1000", "830"), memcg, false },
+		{ "a group's own limit first", SWAP("9.0", "1000", "830"), group_first, true },
+		{ "free by the kill before", SWAP("9.0", "1000", "10") SWAP("10.9", "1000", "900"), two, false },
+		{ "nobody knows when", SWAP("0", "1000", "830"), timeless, false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct judgement j = judge(cases[i].samples, cases[i].events, GUEST_OFF, false);
+		bool said = strstr(j.reason, "premature: ") != NULL;
+
+		if (j.verdict != VERDICT_OOM || said != cases[i].premature ||
+		    (j.outcome && strcmp(j.outcome, "premature-oom") == 0) != cases[i].premature)
+			fail_msg("%s: %s (%s): %s", cases[i].what, verdict_name(j.verdict), j.outcome, j.reason);
+	}
+	assert_string_equal(judge(cases[0].samples, one, GUEST_OFF, false).reason,
+			    "1 OOM kill, first at 9.1 s: fio (workload); premature: 83 % of swap was free");
+}
+
+#define FULL(t, us)    "{\"t\":" t ",\"psi\":{\"memory\":{\"some_us\":0,\"full_us\":" us "}}}\n"
+#define STANDSTILL(ms) HARNESS("45", "metric", "\"name\":\"standstill_max_ms\",\"value\":" ms ",", "")
+
+static void a_load_that_hardly_moved_was_throttled(void **state)
+{
+	static const char half[] = FULL("-1", "0") FULL("0", "1000") FULL("40", "20001000") FULL("60", "50000000");
+	static const char less[] = FULL("-1", "0") FULL("0", "1000") FULL("40", "19999999") FULL("60", "50000000");
+	struct judgement j;
+
+	(void)state;
+	j = judge("", BEGIN STANDSTILL("7100") END, GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_OK);
+	assert_string_equal(j.outcome, "throttled");
+	assert_string_equal(j.reason,
+			    "finished in 46.1 s, data verified; throttled but alive: stood still for 7.1 s at most");
+	assert_string_equal(judge("", BEGIN STANDSTILL("5000") END, GUEST_OFF, false).outcome, "throttled");
+	assert_null(judge("", BEGIN STANDSTILL("4999") END, GUEST_OFF, false).outcome);
+
+	j = judge(half, BEGIN END, GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_OK);
+	assert_string_equal(j.outcome, "throttled");
+	assert_non_null(strstr(j.reason, "throttled but alive: for 50 % of the load all tasks waited for memory"));
+	assert_null(judge(less, BEGIN END, GUEST_OFF, false).outcome);
+
+	j = judge(half, BEGIN, GUEST_DEADLINE, false);
+	assert_int_equal(j.verdict, VERDICT_STUCK);
+	assert_string_equal(j.outcome, "throttled");
+	/* Not where something worse was found, or nothing was proved. */
+	assert_null(judge(half, BEGIN KILL("9.1", "fio", "workload") STANDSTILL("7100") END, GUEST_OFF, false).outcome);
+	assert_null(judge(half, BEGIN KERNEL("5.0", "hung-task", "") END, GUEST_OFF, false).outcome);
+	assert_null(judge(half, BEGIN COOLDOWN DONE, GUEST_OFF, false).outcome);
+	/* A full snapshot is what it is, however slow it was. */
+	j = judge(half, BEGIN KERNEL("20", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
+		  GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_BROKEN);
+	assert_string_equal(j.outcome, "snapshot-overflow");
+}
+
 /* Before the start line and after the load there is swapping too. */
 static const char swapping[] =
 	"{\"t\":-1,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1},\"vm\":{\"pswpout\":100,\"pswpin\":10,"
@@ -854,6 +1164,22 @@ static void metrics_of_swap_are_there_where_there_is_swap(void **state)
 	json_decref(cell);
 }
 
+static void a_livelock_is_a_failure_from_its_begin_on(void **state)
+{
+	struct series s;
+	char *text;
+	json_t *cell;
+
+	(void)state;
+	series_from(&s, 104);
+	pass(&s, 70, false, 0, 0, 1);
+	text = text_of(&s);
+	cell = cell_of(text);
+	assert_true(metric(cell, "time_to_failure_s") == 5);
+	json_decref(cell);
+	free(text);
+}
+
 /* --- cow-limit --- */
 
 static struct attestation attest(const char *requested, const char *read_back, const char *jobs)
@@ -935,10 +1261,19 @@ int main(void)
 		TEST(every_prefix_of_the_events_is_survived),
 		TEST(files_that_are_missing_are_a_record_of_nothing),
 		TEST(verdicts_have_names),
+		TEST(a_minute_under_pressure_with_hardly_a_page_is_a_livelock),
+		TEST(a_gap_in_the_samples_is_time_like_any_other),
+		TEST(a_crawl_that_comes_in_bursts_is_a_livelock_too),
+		TEST(what_is_no_livelock_though_nothing_moves),
+		TEST(without_psi_or_without_swap_there_is_no_livelock_to_be_found),
+		TEST(a_livelock_stands_behind_kills_and_before_what_it_brings_about),
+		TEST(a_kill_with_more_than_half_of_swap_free_is_premature),
+		TEST(a_load_that_hardly_moved_was_throttled),
 		TEST(swap_is_measured_while_the_load_runs),
 		TEST(devices_are_measured_while_the_load_runs),
 		TEST(cpu_of_kernel_threads_is_that_of_the_load),
 		TEST(metrics_of_swap_are_there_where_there_is_swap),
+		TEST(a_livelock_is_a_failure_from_its_begin_on),
 		TEST(the_cow_limit_is_attested_from_the_record),
 	};
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -14,6 +15,8 @@
 #define FOREVER	   1e18
 #define PRINTING_S 1.0 /* a kill is printed after it is counted, and a serial console takes its time */
 #define PAGE_KIB   4   /* x86-64, which is all that we boot */
+/* A sample older than this says nothing about a kill: of 10 a second twenty must have been left out. */
+#define STALE_S 2.0
 /* The mean of fewer is chance: reclaim writes up to 32 pages in one go (SWAP_CLUSTER_MAX, include/linux/swap.h). */
 #define MEAN_WRITES 16
 
@@ -79,6 +82,17 @@ bool facts_thread_cpu_ms(const struct facts *f, const char *name, uint64_t *ms)
 	return false;
 }
 
+double facts_swap_free_pct(const struct facts *f, double t)
+{
+	const struct swap_point *p = NULL;
+
+	for (size_t i = 0; i < f->n_points && f->points[i].t <= t; i++)
+		p = &f->points[i];
+	if (!p || t - p->t > STALE_S || !p->total_kib)
+		return -1;
+	return 100.0 * (double)p->free_kib / (double)p->total_kib;
+}
+
 /* --- Samples --- */
 
 struct base {
@@ -102,6 +116,8 @@ struct counters {
 	double swap_from_t, load_psi_from_t;
 	struct disk_row disk_last[FACTS_MAX_DISKS]; /* in the sample before */
 	struct disk_row disk_mean[FACTS_MAX_DISKS]; /* where the mean under way began */
+	size_t victims;				    /* killed before this sample, by the log */
+	int err;
 };
 
 static void count(struct base *first, uint64_t *growth, uint64_t now)
@@ -221,6 +237,54 @@ static uint64_t grown(struct base *first, uint64_t now)
 static bool in_load(const struct facts *f, double t)
 {
 	return f->started && t >= 0 && (!f->run_ended || t <= f->run_end_t);
+}
+
+/* Of those that the log tells of. They come in order of time, as the samples do. */
+static uint64_t killed_by(const struct facts *f, double t, size_t *n)
+{
+	while (*n < json_array_size(f->victims) && number(json_array_get(f->victims, *n), "t") <= t)
+		++*n;
+	return *n;
+}
+
+static int new_point(struct facts *f, struct swap_point **p)
+{
+	if (f->n_points == f->max_points) {
+		size_t max = f->max_points ? 2 * f->max_points : 1024;
+		struct swap_point *more = realloc(f->points, max * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		f->points = more;
+		f->max_points = max;
+	}
+	*p = &f->points[f->n_points++];
+	return 0;
+}
+
+static int add_point(struct facts *f, json_t *mem, json_t *vm, json_t *psi, double t, struct counters *first)
+{
+	struct swap_point *p;
+	int err;
+
+	if (!json_object_get(mem, "SwapTotal") || !json_object_get(vm, "pswpout") ||
+	    (f->n_points && t <= f->points[f->n_points - 1].t))
+		return 0;
+	err = new_point(f, &p);
+	if (err)
+		return err;
+	*p = (struct swap_point){
+		.t = t,
+		.in_load = in_load(f, t),
+		.total_kib = counter(mem, "SwapTotal"),
+		.free_kib = counter(mem, "SwapFree"),
+		/* What zswap takes (mm/zswap.c), or is noted as zeros (mm/page_io.c, since 6.12), is not in pswpout. */
+		.out = counter(vm, "pswpout") + counter(vm, "zswpout") + counter(vm, "swpout_zero"),
+		.in = counter(vm, "pswpin") + counter(vm, "zswpin") + counter(vm, "swpin_zero"),
+		.kills = counter(vm, "oom_kill") + killed_by(f, t, &first->victims),
+		.some_us = json_object_get(psi, "some_us") ? number(psi, "some_us") : NAN,
+	};
+	return 0;
 }
 
 static void swap_of_sample(struct facts *f, json_t *mem, json_t *vm, double t, struct counters *first)
@@ -449,6 +513,8 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 		count(&first->allocstalls, &f->allocstalls, sum_prefix(vm, "allocstall"));
 		count(&first->pgscan_direct, &f->pgscan_direct, (uint64_t)integer(vm, "pgscan_direct"));
 	}
+	if (!first->err)
+		first->err = add_point(f, mem, vm, psi, t, first);
 	if (in_load(f, t))
 		load_of_sample(f, s, psi, t, first);
 	threads_of_sample(f, json_object_get(s, "threads"), t);
@@ -475,7 +541,9 @@ static void on_kill(struct facts *f, json_t *e, double t)
 	}
 	row = json_deep_copy(victim);
 	if (json_is_object(row)) {
-		json_object_set_new(row, "t", json_real(t));
+		/* A kill on the console may have no time. */
+		if (json_is_number(json_object_get(e, "t")))
+			json_object_set_new(row, "t", json_real(t));
 		json_object_set_new(row, "constraint", json_string(constraint));
 		if (integer(e, "times") > 1)
 			json_object_set(row, "times", json_object_get(e, "times"));
@@ -690,7 +758,7 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	err = each_line(cell_dir, "events.jsonl", on_event_line, &r, bad_lines);
 	if (!err)
 		err = each_line(cell_dir, "samples.jsonl", on_sample_line, &r, bad_lines);
-	return err;
+	return err ? err : r.first.err;
 }
 
 void facts_free(struct facts *f)
@@ -702,6 +770,7 @@ void facts_free(struct facts *f)
 	json_decref(f->phases);
 	json_decref(f->victims);
 	json_decref(f->slack);
+	free(f->points);
 }
 
 /* --- OOM kills --- */

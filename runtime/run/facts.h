@@ -39,6 +39,16 @@ struct thread_cpu {
 	uint64_t first_ms, cpu_ms; /* what they had used when the load began; and by the load */
 };
 
+/* One sample's word on whether swapping goes on. The counters are the kernel's, from its boot on. */
+struct swap_point {
+	double t;
+	bool in_load;
+	uint64_t total_kib, free_kib;
+	uint64_t out, in; /* pages: to and from the device, zswap, or noted as full of zeros */
+	uint64_t kills;	  /* of the OOM killer; only growth means something */
+	double some_us;	  /* memory pressure, PSI some; NaN: not known */
+};
+
 struct facts {
 	/* samples */
 	uint64_t samples;
@@ -76,6 +86,8 @@ struct facts {
 	size_t n_disks;
 	struct thread_cpu threads[FACTS_MAX_THREADS];
 	size_t n_threads;
+	struct swap_point *points; /* of all samples, in order of time; owned */
+	size_t n_points, max_points;
 	double canary_max_ms, canary_max_t;
 	double bystander_max_ms; /* < 0: not known */
 	bool have_wq_trace, have_wq_wait;
@@ -130,6 +142,8 @@ const struct disk_facts *facts_disk(const struct facts *f, const char *name);
 const char *facts_device(const struct facts *f, const char *name);
 /* The CPU time that the load cost in the kernel threads of a name in `watch_threads`. False: not known. */
 bool facts_thread_cpu_ms(const struct facts *f, const char *name, uint64_t *ms);
+/* How much of swap was free just before a moment, in percent. < 0: there was none, or no sample says. */
+double facts_swap_free_pct(const struct facts *f, double t);
 
 /* Read samples.jsonl and events.jsonl of a cell. Lines that are not JSON are skipped and counted in *bad_lines. */
 int facts_read(struct facts *f, const char *cell_dir, const char *const *caches, uint64_t *bad_lines);

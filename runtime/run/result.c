@@ -306,12 +306,15 @@ static void add_thread_cpu(struct metrics *m, const struct facts *f)
 static double first_failure(const struct facts *f, enum guest_end end)
 {
 	double first = 1e18, times[] = { f->first_oom_t, f->first_lockup_t, f->first_hung_t, f->panic_t };
+	struct livelock livelock;
 
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
 		if (times[i] > FACTS_NEVER && times[i] < first)
 			first = times[i];
 	if (end == GUEST_HANG && f->last_t < first)
 		first = f->last_t;
+	if (verdict_livelock(f, &livelock) && livelock.from_t < first)
+		first = livelock.from_t;
 	return first;
 }
 
