@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 /* From the files of a record to facts, and from facts to the verdict, its reason, and what is said of a mitigation. */
 #include "run/attest.h"
+#include "base/clock.h"
 #include "run/facts.h"
+#include "run/result.h"
 #include "run/verdict.h"
 #include "t.h"
 
@@ -186,6 +188,16 @@ static void verdicts_and_reasons(void **state)
 		{ "the first of two kills was in the set-up", "",
 		  SETUP KILL("-2.0", "one", "harness") START KILL("3.0", "two", "workload") END, GUEST_OFF, false,
 		  VERDICT_OOM, "2 OOM kills, first at -2.0 s: one (harness)", NULL },
+		/* `skipped` is a machine on which there is nothing to find out, not one on which we failed. */
+		{ "a need that is not met", "",
+		  SETUP HARNESS("-1.0", "skip", "", "swap-crypt: no dm-crypt in this kernel")
+			  HARNESS("-0.9", "fail", "", "swap-crypt: set-up: No such device") DONE,
+		  GUEST_OFF, false, VERDICT_SKIPPED, "swap-crypt: no dm-crypt in this kernel", NULL },
+		{ "a need that was met after all", "", BEGIN HARNESS("1.0", "skip", "", "no dm-crypt") END, GUEST_OFF,
+		  false, VERDICT_OK, "finished", NULL },
+		{ "a kill before it was skipped", "",
+		  SETUP KILL("-2.0", "fio", "workload") HARNESS("-1.0", "skip", "", "no dm-crypt") DONE, GUEST_OFF,
+		  false, VERDICT_OOM, "1 OOM kill", NULL },
 		{ "panic in the set-up", "", SETUP KERNEL("2.0", "panic", "\"reason\":\"dm\","), GUEST_PANIC, false,
 		  VERDICT_PANIC, "kernel panic at 2.0 s: dm", NULL },
 	};
@@ -461,10 +473,17 @@ static void harness_events_are_kept(void **state)
 	assert_string_equal(json_string_value(json_object_get(f.knobs, "a")), "2");
 	assert_true(json_is_null(json_object_get(f.knobs, "b")));
 	assert_true(json_real_value(json_object_get(f.metrics, "write_mib_s")) == 12.5);
+	assert_string_equal(json_string_value(json_object_get(f.knob_values, "a")), "1");
+	assert_string_equal(json_string_value(json_object_get(f.knob_values, "b")), "1");
+	assert_null(facts_device(&f, "swap"));
 	assert_null(json_object_get(f.metrics, "none"));
 	assert_int_equal(json_array_size(f.phases), 2);
 	assert_true(f.started && f.done && f.run_ended && f.run_end_t == 46.1);
 	assert_false(f.workload_killed);
+	facts_free(&f);
+	read_facts("", HARNESS("-1", "device", "\"name\":\"swap\",\"kernel\":\"dm-0\",", ""));
+	assert_string_equal(facts_device(&f, "swap"), "dm-0");
+	assert_null(facts_device(&f, "dm-0"));
 	facts_free(&f);
 	read_facts("", BEGIN HARNESS("9.0", "exit", "\"role\":\"workload\",\"status\":137,", "")
 			       KILL("9.1", "fio", "workload"));
@@ -520,6 +539,13 @@ static void hostile_files_are_survived(void **state)
 		"{\"t\":{},\"mem\":[],\"vm\":7,\"slab\":[1],\"psi\":null,\"canary\":\"x\",\"kind\":[],\"source\":{}}\n",
 		"{\"mem\":{\"MemAvailable\":\"x\",\"SUnreclaim\":1e300},\"slab\":{\"kcopyd_job\":[]}}\n",
 		"{\"slab\":{\"kcopyd_job\":[-1,-1,-1,-1],\"a\":7,\"b\":[\"x\",{},[],null]}}\n",
+		START "{\"t\":1,\"mem\":{\"SwapTotal\":\"x\",\"SwapFree\":[]},\"vm\":{\"pswpout\":{}},\"disk\":[1],"
+		      "\"threads\":7}\n",
+		START
+		"{\"t\":1,\"disk\":{\"\":[],\"a\":7,\"b\":[null,\"x\",{},[],-1,1e300]},\"threads\":{\"age_ms\":\"x\","
+		"\"groups\":{\"a\":7,\"b\":{\"cpu_ms\":\"x\"}}}}\n",
+		"{\"source\":\"harness\",\"kind\":\"device\"}\n{\"source\":\"harness\",\"kind\":\"device\","
+		"\"name\":7,\"kernel\":[]}\n{\"source\":\"harness\",\"kind\":\"skip\"}\n",
 		"{\"t\":1e308,\"kind\":\"oom-kill\",\"source\":\"kmsg\"}\n{\"t\":-1e308,\"kind\":\"oom-kill\","
 		"\"victim\":[]}\n",
 		"{\"source\":\"harness\",\"kind\":\"phase\"}\n{\"source\":\"harness\",\"kind\":\"knob\"}\n"
@@ -562,13 +588,25 @@ static void hostile_files_are_survived(void **state)
 
 static void huge_numbers_are_survived(void **state)
 {
+	struct judgement j;
+
 	(void)state;
-	read_facts("{\"t\":1,\"mem\":{\"SUnreclaim\":9223372036854775807,\"MemAvailable\":-5},"
-		   "\"vm\":{\"oom_kill\":-9223372036854775808,\"allocstall_a\":9223372036854775807,"
-		   "\"allocstall_b\":9223372036854775807},\"slab\":{\"kcopyd_job\":[9223372036854775807,1,"
-		   "9223372036854775807,9223372036854775807],\"x\":[9223372036854775807,1,9223372036854775807,1]}}\n"
-		   "{\"t\":99999999999999999999999999}\n",
-		   "{\"t\":1,\"kind\":\"wq-lockup\",\"seconds\":99999999999999999999}\n");
+	read_facts(
+		"{\"t\":1,\"mem\":{\"SUnreclaim\":9223372036854775807,\"MemAvailable\":-5},"
+		"\"vm\":{\"oom_kill\":-9223372036854775808,\"allocstall_a\":9223372036854775807,"
+		"\"allocstall_b\":9223372036854775807},\"slab\":{\"kcopyd_job\":[9223372036854775807,1,"
+		"9223372036854775807,9223372036854775807],\"x\":[9223372036854775807,1,9223372036854775807,1]}}\n"
+		"{\"t\":2,\"mem\":{\"SwapTotal\":9223372036854775807,\"SwapFree\":-9223372036854775808},"
+		"\"vm\":{\"pswpout\":9223372036854775807,\"zswpout\":9223372036854775807,\"swpout_zero\":"
+		"9223372036854775807},\"disk\":{\"a\":[9223372036854775807,9223372036854775807,9223372036854775807,"
+		"9223372036854775807,-9223372036854775808,-1]},\"psi\":{\"memory\":{\"some_us\":-9223372036854775808,"
+		"\"full_us\":9223372036854775807}},\"threads\":{\"age_ms\":-9223372036854775808,\"groups\":{"
+		"\"a\":{\"cpu_ms\":9223372036854775807}}}}\n"
+		"{\"t\":63,\"mem\":{\"SwapTotal\":1,\"SwapFree\":9223372036854775807},\"vm\":{\"pswpout\":0},"
+		"\"disk\":{\"a\":[0,0,0,0,0,0]}}\n"
+		"{\"t\":99999999999999999999999999}\n",
+		START "{\"t\":1,\"kind\":\"wq-lockup\",\"seconds\":99999999999999999999}\n");
+	verdict_find_out(&f, GUEST_OFF, false, &j);
 	facts_free(&f);
 }
 
@@ -632,6 +670,515 @@ static void verdicts_have_names(void **state)
 		assert_int_equal(verdict_find(verdict_name((enum verdict)v)), v);
 	assert_int_equal(verdict_find(""), N_VERDICTS);
 	assert_int_equal(verdict_find("fine"), N_VERDICTS);
+}
+
+/* --- Swap --- */
+
+/* Samples of a machine that swaps, one a second, written as time goes on. */
+struct series {
+	FILE *file;
+	char *text;
+	size_t size;
+	double t, out, in, zeros, some_us;
+	unsigned free_pct, kills;
+	bool no_psi;
+};
+
+#define FAST 4000 /* pages a second */
+
+static void series_from(struct series *s, double t)
+{
+	*s = (struct series){ .t = t, .out = 1000000, .in = 500000, .some_us = 7e6, .free_pct = 60 };
+	s->file = open_memstream(&s->text, &s->size);
+	assert_non_null(s->file);
+}
+
+static void put_sample(struct series *s)
+{
+	fprintf(s->file,
+		"{\"t\":%.6f,\"mem\":{\"SwapTotal\":1000000,\"SwapFree\":%u},"
+		"\"vm\":{\"pswpout\":%.0f,\"pswpin\":%.0f,\"swpout_zero\":%.0f,\"oom_kill\":%u}",
+		s->t, s->free_pct * 10000, s->out, s->in, s->zeros, s->kills);
+	if (!s->no_psi)
+		fprintf(s->file, ",\"psi\":{\"memory\":{\"some_us\":%.0f,\"full_us\":0}}", s->some_us);
+	fprintf(s->file, "}\n");
+}
+
+/* Rates in pages a second, pressure as a share of the time; nothing of it is seen before its end with `unseen`. */
+static void pass(struct series *s, int seconds, bool unseen, double out, double in, double some)
+{
+	for (int i = 0; i < seconds; i++) {
+		s->t++;
+		s->out += out;
+		s->in += in;
+		s->some_us += some * 1e6;
+		if (!unseen || i == seconds - 1)
+			put_sample(s);
+	}
+}
+
+/* The caller frees the text. */
+static char *text_of(struct series *s)
+{
+	fclose(s->file);
+	return s->text;
+}
+
+static bool livelocked(struct series *s, const char *events, unsigned cpus, struct livelock *found)
+{
+	char *text = text_of(s);
+	bool is;
+
+	read_facts(text, events);
+	f.cpus = cpus;
+	is = verdict_livelock(&f, found);
+	facts_free(&f);
+	free(text);
+	return is;
+}
+
+/* Ten fast seconds, so many of something else, ten fast ones. */
+static bool livelocked_between(int seconds, bool unseen, double out, double in, double some, unsigned cpus)
+{
+	struct series s;
+	struct livelock found;
+	bool is;
+
+	series_from(&s, 0);
+	pass(&s, 10, false, FAST, FAST, 1);
+	pass(&s, seconds, unseen, out, in, some);
+	pass(&s, 10, false, FAST, FAST, 1);
+	is = livelocked(&s, BEGIN, cpus, &found);
+	if (is) {
+		assert_true(found.from_t == 10 && found.to_t == 10 + seconds);
+		assert_true(fabs(found.out_pages_s - out) < 0.1 && fabs(found.in_pages_s - in) < 0.1);
+		assert_true(fabs(found.free_pct - 60) < 0.001);
+	}
+	return is;
+}
+
+static void a_minute_under_pressure_with_hardly_a_page_is_a_livelock(void **state)
+{
+	(void)state;
+	assert_true(livelocked_between(60, false, 0, 0, 1, 1));
+	assert_false(livelocked_between(59, false, 0, 0, 1, 1));
+	assert_true(livelocked_between(600, false, 10, 3, 0.9, 1));
+	/* The floor, of each direction. */
+	assert_true(livelocked_between(60, false, 19, 19, 1, 1));
+	assert_false(livelocked_between(60, false, 20, 0, 1, 1));
+	assert_false(livelocked_between(60, false, 0, 20, 1, 1));
+	assert_true(livelocked_between(60, false, 79, 79, 1, 4));
+	assert_false(livelocked_between(60, false, 80, 0, 1, 4));
+	/* The pressure. */
+	assert_true(livelocked_between(60, false, 0, 0, 0.5, 1));
+	assert_false(livelocked_between(60, false, 0, 0, 0.49, 1));
+}
+
+static void a_gap_in_the_samples_is_time_like_any_other(void **state)
+{
+	(void)state;
+	assert_true(livelocked_between(60, true, 0, 0, 1, 1));
+	assert_true(livelocked_between(60, true, 19, 19, 1, 1));
+	assert_false(livelocked_between(59, true, 0, 0, 1, 1));
+	assert_false(livelocked_between(60, true, 20, 0, 1, 1));
+	assert_false(livelocked_between(60, true, 0, 0, 0.49, 1));
+}
+
+static void a_crawl_that_comes_in_bursts_is_a_livelock_too(void **state)
+{
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	series_from(&s, 0);
+	/* A batch of reclaim's in one second, none in the next. */
+	for (int i = 0; i < 40; i++) {
+		pass(&s, 1, false, 32, 0, 1);
+		pass(&s, 1, false, 0, 0, 1);
+	}
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	assert_true(found.to_t - found.from_t > 75);
+}
+
+static void stand_still(struct series *s, double from, int seconds)
+{
+	series_from(s, from);
+	pass(s, seconds, false, 0, 0, 1);
+}
+
+static void what_is_no_livelock_though_nothing_moves(void **state)
+{
+	static const char kill[] = BEGIN KILL("40", "fio", "workload"), early[] = BEGIN KILL("5", "fio", "workload");
+	static const char ended[] = BEGIN HARNESS("30", "phase", "\"name\":\"cool-down\",", "");
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	stand_still(&s, 0, 70);
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	/* No load, or no longer. */
+	stand_still(&s, 0, 70);
+	assert_false(livelocked(&s, SETUP, 1, &found));
+	stand_still(&s, -65, 70);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	stand_still(&s, 0, 89);
+	assert_false(livelocked(&s, ended, 1, &found));
+	/* A kill, by the log alone and by the counter alone. */
+	stand_still(&s, 0, 90);
+	assert_false(livelocked(&s, kill, 1, &found));
+	stand_still(&s, 0, 90);
+	assert_true(livelocked(&s, early, 1, &found));
+	assert_true(found.from_t >= 5);
+	stand_still(&s, 0, 40);
+	s.kills++;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	/* Full, or nearly so. */
+	stand_still(&s, 0, 40);
+	s.free_pct = 6;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	stand_still(&s, 0, 40);
+	s.free_pct = 5;
+	pass(&s, 1, false, 0, 0, 1);
+	s.free_pct = 6;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	/* Pages of zeros go out without being written. */
+	stand_still(&s, 0, 40);
+	s.zeros = 1200;
+	pass(&s, 40, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+}
+
+static void without_psi_or_without_swap_there_is_no_livelock_to_be_found(void **state)
+{
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	series_from(&s, 0);
+	s.no_psi = true;
+	pass(&s, 90, false, 0, 0, 1);
+	assert_false(livelocked(&s, BEGIN, 1, &found));
+	read_facts("{\"t\":0,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0,\"pswpin\":0},"
+		   "\"psi\":{\"memory\":{\"some_us\":0}}}\n"
+		   "{\"t\":90,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0,\"pswpin\":0},"
+		   "\"psi\":{\"memory\":{\"some_us\":90000000}}}\n",
+		   BEGIN);
+	assert_false(verdict_livelock(&f, &found));
+	facts_free(&f);
+}
+
+static void a_livelock_stands_behind_kills_and_before_what_it_brings_about(void **state)
+{
+	static const char late_kill[] = BEGIN KILL("80.5", "fio", "workload");
+	struct series s;
+	struct judgement j;
+	char *text;
+
+	(void)state;
+	series_from(&s, 0);
+	pass(&s, 80, false, 0, 0, 1);
+	text = text_of(&s);
+	j = judge(text, BEGIN, GUEST_DEADLINE, false);
+	assert_int_equal(j.verdict, VERDICT_LIVELOCK);
+	assert_string_equal(j.reason,
+			    "livelock for 79.0 s from 1.0 s on: 0.0 pages out and 0.0 in a second, 60 % of swap "
+			    "free; the load was not over at its deadline");
+	assert_null(j.outcome);
+	j = judge(text, BEGIN KERNEL("20", "hung-task", "") KERNEL("20", "wq-lockup", "\"seconds\":34,"),
+		  GUEST_DEADLINE, false);
+	assert_int_equal(j.verdict, VERDICT_LIVELOCK);
+	assert_non_null(strstr(j.reason, "1 hung task"));
+	j = judge(text, late_kill, GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_OOM);
+	assert_non_null(strstr(j.reason, "livelock for"));
+	j = judge(text, BEGIN PANIC, GUEST_PANIC, false);
+	assert_int_equal(j.verdict, VERDICT_PANIC);
+	free(text);
+}
+
+#define SWAP(t, total, left)                                                                                           \
+	"{\"t\":" t ",\"mem\":{\"SwapTotal\":" total ",\"SwapFree\":" left "},\"vm\":{\"pswpout\":1}}\n"
+
+static void a_kill_with_more_than_half_of_swap_free_is_premature(void **state)
+{
+	static const char memcg[] =
+		BEGIN KERNEL("9.1", "memcg-oom-kill", "\"victim\":{\"comm\":\"fio\",\"role\":\"workload\"},");
+	static const char group_first[] =
+		BEGIN KERNEL("3.0", "memcg-oom-kill", "\"victim\":{\"comm\":\"fio\",\"role\":\"workload\"},")
+			KILL("9.1", "fio", "workload");
+	static const char two[] = BEGIN KILL("9.1", "fio", "workload") KILL("11", "idle", "bystander");
+	static const char timeless[] = BEGIN
+		"{\"t\":null,\"kind\":\"oom-kill\",\"source\":\"console\",\"victim\":{\"comm\":\"x\"},\"raw\":\"\"}\n";
+	static const char one[] = BEGIN KILL("9.1", "fio", "workload");
+	static const struct {
+		const char *what, *samples, *events;
+		bool premature;
+	} cases[] = {
+		{ "most of it free", SWAP("9.0", "1000", "830") SWAP("9.2", "1000", "100"), one, true },
+		{ "just more than half", SWAP("9.0", "1000", "501"), one, true },
+		{ "half", SWAP("9.0", "1000", "500"), one, false },
+		{ "free only after it", SWAP("9.0", "1000", "100") SWAP("9.2", "1000", "900"), one, false },
+		{ "a sample of the same moment", SWAP("9.1", "1000", "830"), one, true },
+		{ "a sample two seconds old", SWAP("7.1", "1000", "830"), one, true },
+		{ "an older one says nothing", SWAP("7.0", "1000", "830"), one, false },
+		{ "a first sample that came later", SWAP("9.2", "1000", "830"), one, false },
+		{ "no swap", SWAP("9.0", "0", "0"), one, false },
+		{ "swap was switched off", SWAP("8.9", "1000", "830") SWAP("9.0", "0", "0"), one, false },
+		{ "a group's own limit", SWAP("9.0", "1000", "830"), memcg, false },
+		{ "a group's own limit first", SWAP("9.0", "1000", "830"), group_first, true },
+		{ "free by the kill before", SWAP("9.0", "1000", "10") SWAP("10.9", "1000", "900"), two, false },
+		{ "nobody knows when", SWAP("0", "1000", "830"), timeless, false },
+	};
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		struct judgement j = judge(cases[i].samples, cases[i].events, GUEST_OFF, false);
+		bool said = strstr(j.reason, "premature: ") != NULL;
+
+		if (j.verdict != VERDICT_OOM || said != cases[i].premature ||
+		    (j.outcome && strcmp(j.outcome, "premature-oom") == 0) != cases[i].premature)
+			fail_msg("%s: %s (%s): %s", cases[i].what, verdict_name(j.verdict), j.outcome, j.reason);
+	}
+	assert_string_equal(judge(cases[0].samples, one, GUEST_OFF, false).reason,
+			    "1 OOM kill, first at 9.1 s: fio (workload); premature: 83 % of swap was free");
+}
+
+#define FULL(t, us)    "{\"t\":" t ",\"psi\":{\"memory\":{\"some_us\":0,\"full_us\":" us "}}}\n"
+#define STANDSTILL(ms) HARNESS("45", "metric", "\"name\":\"standstill_max_ms\",\"value\":" ms ",", "")
+
+static void a_load_that_hardly_moved_was_throttled(void **state)
+{
+	static const char half[] = FULL("-1", "0") FULL("0", "1000") FULL("40", "20001000") FULL("60", "50000000");
+	static const char less[] = FULL("-1", "0") FULL("0", "1000") FULL("40", "19999999") FULL("60", "50000000");
+	struct judgement j;
+
+	(void)state;
+	j = judge("", BEGIN STANDSTILL("7100") END, GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_OK);
+	assert_string_equal(j.outcome, "throttled");
+	assert_string_equal(j.reason,
+			    "finished in 46.1 s, data verified; throttled but alive: stood still for 7.1 s at most");
+	assert_string_equal(judge("", BEGIN STANDSTILL("5000") END, GUEST_OFF, false).outcome, "throttled");
+	assert_null(judge("", BEGIN STANDSTILL("4999") END, GUEST_OFF, false).outcome);
+
+	j = judge(half, BEGIN END, GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_OK);
+	assert_string_equal(j.outcome, "throttled");
+	assert_non_null(strstr(j.reason, "throttled but alive: for 50 % of the load all tasks waited for memory"));
+	assert_null(judge(less, BEGIN END, GUEST_OFF, false).outcome);
+
+	j = judge(half, BEGIN, GUEST_DEADLINE, false);
+	assert_int_equal(j.verdict, VERDICT_STUCK);
+	assert_string_equal(j.outcome, "throttled");
+	/* Not where something worse was found, or nothing was proved. */
+	assert_null(judge(half, BEGIN KILL("9.1", "fio", "workload") STANDSTILL("7100") END, GUEST_OFF, false).outcome);
+	assert_null(judge(half, BEGIN KERNEL("5.0", "hung-task", "") END, GUEST_OFF, false).outcome);
+	assert_null(judge(half, BEGIN COOLDOWN DONE, GUEST_OFF, false).outcome);
+	/* A full snapshot is what it is, however slow it was. */
+	j = judge(half, BEGIN KERNEL("20", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
+		  GUEST_OFF, false);
+	assert_int_equal(j.verdict, VERDICT_BROKEN);
+	assert_string_equal(j.outcome, "snapshot-overflow");
+}
+
+/* Before the start line and after the load there is swapping too. */
+static const char swapping[] =
+	"{\"t\":-1,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1},\"vm\":{\"pswpout\":100,\"pswpin\":10,"
+	"\"workingset_refault_anon\":1,\"workingset_refault_file\":1}}\n"
+	"{\"t\":0,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1900},\"vm\":{\"pswpout\":356,\"pswpin\":20,"
+	"\"workingset_refault_anon\":10,\"workingset_refault_file\":100}}\n"
+	"{\"t\":5}\n"
+	"{\"t\":10,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":500},\"vm\":{\"pswpout\":5000,\"pswpin\":30,"
+	"\"workingset_refault_anon\":11,\"workingset_refault_file\":101}}\n"
+	"{\"t\":40,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":700},\"vm\":{\"pswpout\":5476,\"pswpin\":276,"
+	"\"workingset_refault_anon\":17,\"workingset_refault_file\":110}}\n"
+	"{\"t\":50,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":3},\"vm\":{\"pswpout\":9999,\"pswpin\":999,"
+	"\"workingset_refault_anon\":99,\"workingset_refault_file\":999}}\n";
+
+static void swap_is_measured_while_the_load_runs(void **state)
+{
+	(void)state;
+	read_facts(swapping, BEGIN END);
+	assert_true(f.have_swap && f.have_swap_io && f.have_refaults);
+	assert_true(f.swap_out_mib == 20 && f.swap_in_mib == 1);
+	assert_true(f.swap_out_mib_s == 0.5 && f.swap_in_mib_s == 0.025);
+	assert_int_equal(f.refaults, 17);
+	assert_int_equal(f.swap_total_kib, 2000);
+	assert_int_equal(f.swap_free_min_kib, 500);
+	facts_free(&f);
+	/* One counter, as before 5.9. One sample makes no rate. */
+	read_facts("{\"t\":1,\"vm\":{\"pswpout\":1,\"workingset_refault\":5}}\n", BEGIN END);
+	assert_true(f.have_refaults && !f.have_swap);
+	assert_true(f.swap_out_mib_s < 0 && f.psi_full_share < 0);
+	facts_free(&f);
+	/* Times of a cell that was never started count from the machine's boot. */
+	read_facts(swapping, SETUP DONE);
+	assert_false(f.have_swap || f.have_swap_io || f.have_refaults);
+	facts_free(&f);
+}
+
+static void devices_are_measured_while_the_load_runs(void **state)
+{
+#define DISK(t, row) "{\"t\":" t ",\"disk\":{\"vda\":[1,2,3,4,5,6],\"dm-0\":[" row "]}}\n"
+	const struct disk_facts *d;
+	char samples[4096], *at = samples;
+
+	(void)state;
+	read_facts(DISK("-1", "0,0,0,0,99,0") DISK("0", "10,80,100,800,1,50")
+		   /* 15 writes are too few for a mean, with one more it is one over both */
+		   DISK("1", "10,80,115,8000,7,60") DISK("2", "11,88,116,8008,3,70")
+		   /* 16 of 8 KiB */
+		   DISK("3", "11,88,132,8264,2,80") DISK("50", "99,999,999,9999999,999,999"),
+		   BEGIN END);
+	d = facts_disk(&f, "dm-0");
+	assert_non_null(d);
+	assert_int_equal(d->in_flight_peak, 7);
+	assert_int_equal(d->reads, 1);
+	assert_int_equal(d->sectors_read, 8);
+	assert_int_equal(d->writes, 32);
+	assert_int_equal(d->sectors_written, 7464);
+	assert_int_equal(d->busy_ms, 30);
+	assert_true(d->write_max_kib == 225.25);
+	d = facts_disk(&f, "vda");
+	assert_non_null(d);
+	assert_int_equal(d->writes, 0);
+	assert_int_equal(d->in_flight_peak, 5);
+	assert_true(d->write_max_kib < 0);
+	assert_null(facts_disk(&f, "dm-1"));
+	facts_free(&f);
+	/* Taken down and made again, it begins at 0, and what it did before counts. */
+	read_facts(DISK("1", "0,0,0,0,0,0") DISK("2", "0,0,100,800,0,0") DISK("3", "0,0,20,160,0,0")
+			   DISK("4", "0,0,40,320,0,0"),
+		   BEGIN END);
+	assert_int_equal(facts_disk(&f, "dm-0")->writes, 120);
+	assert_true(facts_disk(&f, "dm-0")->write_max_kib == 4);
+	facts_free(&f);
+	/* A machine with more of them than there is room for. */
+	at += sprintf(at, "{\"t\":1,\"disk\":{");
+	for (int i = 0; i < FACTS_MAX_DISKS + 3; i++)
+		at += sprintf(at, "%s\"sd%d\":[0,0,0,0,%d,0]", i ? "," : "", i, i + 1);
+	sprintf(at, ",\"%0100d\":[0,0,0,0,0,0],\"short\":[0,0]}}\n", 1);
+	read_facts(samples, BEGIN END);
+	assert_int_equal(f.n_disks, FACTS_MAX_DISKS);
+	assert_int_equal(facts_disk(&f, "sd15")->in_flight_peak, 16);
+	assert_null(facts_disk(&f, "sd16"));
+	facts_free(&f);
+}
+
+static void cpu_of_kernel_threads_is_that_of_the_load(void **state)
+{
+#define THREADS(t, age, ms)                                                                                            \
+	"{\"t\":" t ",\"threads\":{\"age_ms\":" age ",\"groups\":{\"kcryptd\":{\"cpu_ms\":" ms "}}}}\n"
+	uint64_t ms;
+
+	(void)state;
+	read_facts(THREADS("-0.5", "300", "100") THREADS("0.5", "1300", "100") THREADS("0.6", "600", "110")
+			   THREADS("2", "0", "500") THREADS("46.5", "500", "1610") THREADS("48", "0", "2000"),
+		   BEGIN END);
+	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	assert_int_equal(ms, 1500);
+	assert_false(facts_thread_cpu_ms(&f, "kswapd", &ms));
+	facts_free(&f);
+	/* The first look came late; and one look alone is no growth. */
+	read_facts(THREADS("3", "0", "100") THREADS("4", "0", "130"), BEGIN END);
+	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	assert_int_equal(ms, 30);
+	facts_free(&f);
+	read_facts(THREADS("3", "0", "100"), BEGIN END);
+	assert_false(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	facts_free(&f);
+}
+
+/* cell.json of a cell whose box holds these lines; times in them count from 100. */
+static json_t *cell_of(const char *lines)
+{
+	static struct spec spec;
+	static struct scenario scenario;
+	static struct arm arm;
+	static struct kernel kernel;
+	static struct accel accel;
+	static const char start[] = "{\"t\":100.000000,\"kind\":\"start\",\"raw\":\"\"}\n";
+	struct result_context x = {
+		.scenario = &scenario, .spec = &spec, .arm = &arm, .kernel = &kernel, .accel = &accel, .cmdline = ""
+	};
+	size_t size = 1 << 20;
+	void *memory = calloc(1, size);
+	struct judgement judgement;
+	struct bb box;
+	char path[PATH_MAX];
+	json_t *cell;
+
+	bb_format(&box, memory, size);
+	atomic_store(&box.head->start_ns, 100 * NS_PER_S);
+	assert_int_equal(bb_append(&box, BB_EVENT, start, sizeof(start) - 1), 0);
+	for (const char *end; (end = strchr(lines, '\n')); lines = end + 1)
+		assert_int_equal(bb_append(&box, BB_SAMPLE, lines, (size_t)(end + 1 - lines)), 0);
+	assert_int_equal(result_write(dir, &box, &x, &judgement), 0);
+	free(memory);
+	snprintf(path, sizeof(path), "%s/cell.json", dir);
+	cell = json_load_file(path, 0, NULL);
+	assert_non_null(cell);
+	return cell;
+}
+
+static double metric(const json_t *cell, const char *name)
+{
+	json_t *value = json_object_get(json_object_get(cell, "metrics"), name);
+	json_t *unit = json_object_get(json_object_get(cell, "units"), name);
+
+	assert_int_equal(value != NULL, unit != NULL);
+	return value ? json_number_value(value) : -1;
+}
+
+static void metrics_of_swap_are_there_where_there_is_swap(void **state)
+{
+	static const char *const names[] = { "swap_out_mib",  "swap_in_mib", "swap_out_mib_s",
+					     "swap_in_mib_s", "refaults",    "swap_free_min_kib" };
+	json_t *cell;
+
+	(void)state;
+	cell = cell_of("{\"t\":100.000000,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":1900},\"vm\":{\"pswpout\":100,"
+		       "\"pswpin\":0,\"workingset_refault\":3},\"threads\":{\"age_ms\":0,\"groups\":{\"kswapd\":"
+		       "{\"cpu_ms\":100}}}}\n"
+		       "{\"t\":110.000000,\"mem\":{\"SwapTotal\":2000,\"SwapFree\":500},\"vm\":{\"pswpout\":2660,"
+		       "\"pswpin\":256,\"workingset_refault\":10},\"threads\":{\"age_ms\":0,\"groups\":{\"kswapd\":"
+		       "{\"cpu_ms\":1350}}}}\n");
+	assert_true(metric(cell, "swap_out_mib") == 10);
+	assert_true(metric(cell, "swap_in_mib") == 1);
+	assert_true(metric(cell, "swap_out_mib_s") == 1);
+	assert_true(metric(cell, "swap_in_mib_s") == 0.1);
+	assert_true(metric(cell, "refaults") == 7);
+	assert_true(metric(cell, "swap_free_min_kib") == 500);
+	assert_true(json_number_value(json_object_get(json_object_get(json_object_get(cell, "metrics"), "thread_cpu_s"),
+						      "kswapd")) == 1.25);
+	assert_true(metric(cell, "time_to_failure_s") < 0);
+	json_decref(cell);
+
+	cell = cell_of("{\"t\":100.000000,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0}}\n"
+		       "{\"t\":110.000000,\"mem\":{\"SwapTotal\":0,\"SwapFree\":0},\"vm\":{\"pswpout\":0}}\n");
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++)
+		assert_true(metric(cell, names[i]) < 0);
+	assert_true(metric(cell, "thread_cpu_s") < 0);
+	json_decref(cell);
+}
+
+static void a_livelock_is_a_failure_from_its_begin_on(void **state)
+{
+	struct series s;
+	char *text;
+	json_t *cell;
+
+	(void)state;
+	series_from(&s, 104);
+	pass(&s, 70, false, 0, 0, 1);
+	text = text_of(&s);
+	cell = cell_of(text);
+	assert_true(metric(cell, "time_to_failure_s") == 5);
+	json_decref(cell);
+	free(text);
 }
 
 /* --- cow-limit --- */
@@ -719,6 +1266,19 @@ int main(void)
 		TEST(every_prefix_of_the_events_is_survived),
 		TEST(files_that_are_missing_are_a_record_of_nothing),
 		TEST(verdicts_have_names),
+		TEST(a_minute_under_pressure_with_hardly_a_page_is_a_livelock),
+		TEST(a_gap_in_the_samples_is_time_like_any_other),
+		TEST(a_crawl_that_comes_in_bursts_is_a_livelock_too),
+		TEST(what_is_no_livelock_though_nothing_moves),
+		TEST(without_psi_or_without_swap_there_is_no_livelock_to_be_found),
+		TEST(a_livelock_stands_behind_kills_and_before_what_it_brings_about),
+		TEST(a_kill_with_more_than_half_of_swap_free_is_premature),
+		TEST(a_load_that_hardly_moved_was_throttled),
+		TEST(swap_is_measured_while_the_load_runs),
+		TEST(devices_are_measured_while_the_load_runs),
+		TEST(cpu_of_kernel_threads_is_that_of_the_load),
+		TEST(metrics_of_swap_are_there_where_there_is_swap),
+		TEST(a_livelock_is_a_failure_from_its_begin_on),
 		TEST(the_cow_limit_is_attested_from_the_record),
 	};
 

@@ -106,6 +106,29 @@ void cell_fail(const struct cell *c, const char *fmt, ...)
 	cell_event("fail", "%s: %s", c->workload->name, text);
 }
 
+void cell_skip(const struct cell *c, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	log_warn("%s: %s", c->workload->name, text);
+	cell_event("skip", "%s: %s", c->workload->name, text);
+}
+
+void cell_device(const char *name, const char *kernel_name)
+{
+	char buf[EVENT_SIZE];
+	struct jsonw j;
+
+	begin_event(&j, buf, "device");
+	jsonw_str(&j, "name", name);
+	jsonw_str(&j, "kernel", kernel_name);
+	end_event(&j, "");
+}
+
 void cell_corrupt(const struct cell *c, const char *fmt, ...)
 {
 	va_list ap;

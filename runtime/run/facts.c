@@ -7,16 +7,35 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #define FOREVER	   1e18
 #define PRINTING_S 1.0 /* a kill is printed after it is counted, and a serial console takes its time */
+#define PAGE_KIB   4   /* x86-64, which is all that we boot */
+/* A sample older than this says nothing about a kill: of 10 a second twenty must have been left out. */
+#define STALE_S 2.0
+/* The mean of fewer is chance: reclaim writes up to 32 pages in one go (SWAP_CLUSTER_MAX, include/linux/swap.h). */
+#define MEAN_WRITES 16
 
 static json_int_t integer(const json_t *object, const char *key)
 {
 	return json_integer_value(json_object_get(object, key));
+}
+
+/* One of the kernel's, which are not negative. */
+static uint64_t counter_value(const json_t *value)
+{
+	json_int_t n = json_integer_value(value);
+
+	return n > 0 ? (uint64_t)n : 0;
+}
+
+static uint64_t counter(const json_t *object, const char *key)
+{
+	return counter_value(json_object_get(object, key));
 }
 
 static double number(const json_t *object, const char *key)
@@ -39,6 +58,41 @@ const struct cache_peak *facts_cache(const struct facts *f, const char *name)
 	return NULL;
 }
 
+const struct disk_facts *facts_disk(const struct facts *f, const char *name)
+{
+	for (size_t i = 0; i < f->n_disks; i++)
+		if (strcmp(f->disks[i].name, name) == 0)
+			return &f->disks[i];
+	return NULL;
+}
+
+const char *facts_device(const struct facts *f, const char *name)
+{
+	return json_string_value(json_object_get(f->devices, name));
+}
+
+bool facts_thread_cpu_ms(const struct facts *f, const char *name, uint64_t *ms)
+{
+	for (size_t i = 0; i < f->n_threads; i++) {
+		if (strcmp(f->threads[i].name, name) != 0 || !f->threads[i].seen)
+			continue;
+		*ms = f->threads[i].cpu_ms;
+		return true;
+	}
+	return false;
+}
+
+double facts_swap_free_pct(const struct facts *f, double t)
+{
+	const struct swap_point *p = NULL;
+
+	for (size_t i = 0; i < f->n_points && f->points[i].t <= t; i++)
+		p = &f->points[i];
+	if (!p || t - p->t > STALE_S || !p->total_kib)
+		return -1;
+	return 100.0 * (double)p->free_kib / (double)p->total_kib;
+}
+
 /* --- Samples --- */
 
 struct base {
@@ -46,10 +100,24 @@ struct base {
 	uint64_t value;
 };
 
+/* Of a row of the samples' `disk`. */
+enum { READS, SECTORS_READ, WRITES, SECTORS_WRITTEN, IN_FLIGHT, BUSY_MS, N_DISK_FIELDS };
+
+struct disk_row {
+	uint64_t field[N_DISK_FIELDS];
+};
+
 struct counters {
 	struct base psi_full, psi_some, oom, oom_events, allocstalls, pgscan_direct;
 	struct base dying;	/* when the load had ended */
 	uint64_t slab_seen_kib; /* most unreclaimable slab in a sample that has the caches */
+	/* since the start line */
+	struct base swap_out, swap_in, refaults, load_psi_full;
+	double swap_from_t, load_psi_from_t;
+	struct disk_row disk_last[FACTS_MAX_DISKS]; /* in the sample before */
+	struct disk_row disk_mean[FACTS_MAX_DISKS]; /* where the mean under way began */
+	size_t victims;				    /* killed before this sample, by the log */
+	int err;
 };
 
 static void count(struct base *first, uint64_t *growth, uint64_t now)
@@ -158,6 +226,226 @@ static void groups_of_sample(struct facts *f, json_t *cgroups, double t, struct 
 		f->dying_half_life_s = read_t - f->run_end_t;
 }
 
+static uint64_t grown(struct base *first, uint64_t now)
+{
+	uint64_t growth;
+
+	count(first, &growth, now);
+	return growth;
+}
+
+static bool in_load(const struct facts *f, double t)
+{
+	return f->started && t >= 0 && (!f->run_ended || t <= f->run_end_t);
+}
+
+/* Of those that the log tells of. They come in order of time, as the samples do. */
+static uint64_t killed_by(const struct facts *f, double t, size_t *n)
+{
+	while (*n < json_array_size(f->victims) && number(json_array_get(f->victims, *n), "t") <= t)
+		++*n;
+	return *n;
+}
+
+static int new_point(struct facts *f, struct swap_point **p)
+{
+	if (f->n_points == f->max_points) {
+		size_t max = f->max_points ? 2 * f->max_points : 1024;
+		struct swap_point *more = realloc(f->points, max * sizeof(*more));
+
+		if (!more)
+			return -ENOMEM;
+		f->points = more;
+		f->max_points = max;
+	}
+	*p = &f->points[f->n_points++];
+	return 0;
+}
+
+static int add_point(struct facts *f, json_t *mem, json_t *vm, json_t *psi, double t, struct counters *first)
+{
+	struct swap_point *p;
+	int err;
+
+	if (!json_object_get(mem, "SwapTotal") || !json_object_get(vm, "pswpout") ||
+	    (f->n_points && t <= f->points[f->n_points - 1].t))
+		return 0;
+	err = new_point(f, &p);
+	if (err)
+		return err;
+	*p = (struct swap_point){
+		.t = t,
+		.in_load = in_load(f, t),
+		.total_kib = counter(mem, "SwapTotal"),
+		.free_kib = counter(mem, "SwapFree"),
+		/* What zswap takes (mm/zswap.c), or is noted as zeros (mm/page_io.c, since 6.12), is not in pswpout. */
+		.out = counter(vm, "pswpout") + counter(vm, "zswpout") + counter(vm, "swpout_zero"),
+		.in = counter(vm, "pswpin") + counter(vm, "zswpin") + counter(vm, "swpin_zero"),
+		.kills = counter(vm, "oom_kill") + killed_by(f, t, &first->victims),
+		.some_us = json_object_get(psi, "some_us") ? number(psi, "some_us") : NAN,
+	};
+	return 0;
+}
+
+static void swap_of_sample(struct facts *f, json_t *mem, json_t *vm, double t, struct counters *first)
+{
+	uint64_t total = counter(mem, "SwapTotal"), left = counter(mem, "SwapFree");
+
+	if (total) {
+		if (!f->have_swap || left < f->swap_free_min_kib)
+			f->swap_free_min_kib = left;
+		if (total > f->swap_total_kib)
+			f->swap_total_kib = total;
+		f->have_swap = true;
+	}
+	if (json_object_get(vm, "pswpout")) {
+		if (!f->have_swap_io)
+			first->swap_from_t = t;
+		f->have_swap_io = true;
+		f->swap_out_mib = (double)grown(&first->swap_out, counter(vm, "pswpout")) * PAGE_KIB / 1024;
+		f->swap_in_mib = (double)grown(&first->swap_in, counter(vm, "pswpin")) * PAGE_KIB / 1024;
+		if (t > first->swap_from_t) {
+			f->swap_out_mib_s = f->swap_out_mib / (t - first->swap_from_t);
+			f->swap_in_mib_s = f->swap_in_mib / (t - first->swap_from_t);
+		}
+	}
+	/* Two counters from Linux 5.9 on, one before (mm/vmstat.c). */
+	if (json_object_get(vm, "workingset_refault_file") || json_object_get(vm, "workingset_refault")) {
+		f->have_refaults = true;
+		count(&first->refaults, &f->refaults,
+		      counter(vm, "workingset_refault_anon") + counter(vm, "workingset_refault_file") +
+			      counter(vm, "workingset_refault"));
+	}
+}
+
+static struct disk_facts *disk_called(struct facts *f, const char *name, bool *is_new)
+{
+	struct disk_facts *d = f->disks;
+
+	while (d < f->disks + f->n_disks && strcmp(d->name, name) != 0)
+		d++;
+	*is_new = d == f->disks + f->n_disks;
+	if (!*is_new)
+		return d;
+	if (f->n_disks == FACTS_MAX_DISKS || strlen(name) >= sizeof(d->name))
+		return NULL;
+	f->n_disks++;
+	strcpy(d->name, name);
+	d->write_max_kib = -1;
+	return d;
+}
+
+/* A device of the same name that was made anew counts from 0. */
+static bool went_back(const struct disk_row *last, const struct disk_row *now)
+{
+	for (int i = 0; i < N_DISK_FIELDS; i++)
+		if (i != IN_FLIGHT && now->field[i] < last->field[i])
+			return true;
+	return false;
+}
+
+static void disk_of_sample(struct disk_facts *d, const struct disk_row *last, struct disk_row *mean,
+			   const struct disk_row *now)
+{
+	uint64_t writes = now->field[WRITES] - mean->field[WRITES];
+	double kib = (double)(now->field[SECTORS_WRITTEN] - mean->field[SECTORS_WRITTEN]) / 2;
+
+	d->reads += now->field[READS] - last->field[READS];
+	d->sectors_read += now->field[SECTORS_READ] - last->field[SECTORS_READ];
+	d->writes += now->field[WRITES] - last->field[WRITES];
+	d->sectors_written += now->field[SECTORS_WRITTEN] - last->field[SECTORS_WRITTEN];
+	d->busy_ms += now->field[BUSY_MS] - last->field[BUSY_MS];
+	if (writes < MEAN_WRITES)
+		return;
+	if (kib / (double)writes > d->write_max_kib)
+		d->write_max_kib = kib / (double)writes;
+	*mean = *now;
+}
+
+static void disks_of_sample(struct facts *f, json_t *disk, struct counters *first)
+{
+	const char *name;
+	json_t *array;
+
+	json_object_foreach (disk, name, array) {
+		struct disk_row now, *last, *mean;
+		struct disk_facts *d;
+		bool is_new;
+
+		if (json_array_size(array) < N_DISK_FIELDS)
+			continue;
+		d = disk_called(f, name, &is_new);
+		if (!d)
+			continue;
+		for (size_t i = 0; i < N_DISK_FIELDS; i++)
+			now.field[i] = counter_value(json_array_get(array, i));
+		last = &first->disk_last[d - f->disks];
+		mean = &first->disk_mean[d - f->disks];
+		if (now.field[IN_FLIGHT] > d->in_flight_peak)
+			d->in_flight_peak = now.field[IN_FLIGHT];
+		if (is_new || went_back(last, &now))
+			*mean = now;
+		else
+			disk_of_sample(d, last, mean, &now);
+		*last = now;
+	}
+}
+
+static struct thread_cpu *threads_called(struct facts *f, const char *name)
+{
+	struct thread_cpu *c = f->threads;
+
+	while (c < f->threads + f->n_threads && strcmp(c->name, name) != 0)
+		c++;
+	if (c < f->threads + f->n_threads)
+		return c;
+	if (f->n_threads == FACTS_MAX_THREADS || strlen(name) >= sizeof(c->name))
+		return NULL;
+	f->n_threads++;
+	strcpy(c->name, name);
+	return c;
+}
+
+/* From the last look before the start line, or the first behind it, to the last look before the load's end. */
+static void threads_of_sample(struct facts *f, json_t *threads, double t)
+{
+	double read_t = t - number(threads, "age_ms") / 1000;
+	const char *name;
+	json_t *group;
+
+	if (!f->started || (f->run_ended && read_t > f->run_end_t))
+		return;
+	json_object_foreach (json_object_get(threads, "groups"), name, group) {
+		struct thread_cpu *c = threads_called(f, name);
+		uint64_t ms = counter(group, "cpu_ms");
+
+		if (!c || !json_is_integer(json_object_get(group, "cpu_ms")))
+			continue;
+		if (c->have_first && read_t > 0) {
+			c->seen = true;
+			c->cpu_ms = ms > c->first_ms ? ms - c->first_ms : 0;
+		} else {
+			c->have_first = true;
+			c->first_ms = ms;
+		}
+	}
+}
+
+static void load_of_sample(struct facts *f, json_t *s, json_t *psi, double t, struct counters *first)
+{
+	uint64_t full_us;
+
+	swap_of_sample(f, json_object_get(s, "mem"), json_object_get(s, "vm"), t, first);
+	disks_of_sample(f, json_object_get(s, "disk"), first);
+	if (!json_object_get(psi, "full_us"))
+		return;
+	if (!first->load_psi_full.have)
+		first->load_psi_from_t = t;
+	full_us = grown(&first->load_psi_full, counter(psi, "full_us"));
+	if (t > first->load_psi_from_t)
+		f->psi_full_share = (double)full_us / 1e6 / (t - first->load_psi_from_t);
+}
+
 static uint64_t sum_prefix(json_t *object, const char *prefix)
 {
 	uint64_t sum = 0;
@@ -225,6 +513,11 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 		count(&first->allocstalls, &f->allocstalls, sum_prefix(vm, "allocstall"));
 		count(&first->pgscan_direct, &f->pgscan_direct, (uint64_t)integer(vm, "pgscan_direct"));
 	}
+	if (!first->err)
+		first->err = add_point(f, mem, vm, psi, t, first);
+	if (in_load(f, t))
+		load_of_sample(f, s, psi, t, first);
+	threads_of_sample(f, json_object_get(s, "threads"), t);
 }
 
 /* --- Events --- */
@@ -248,7 +541,9 @@ static void on_kill(struct facts *f, json_t *e, double t)
 	}
 	row = json_deep_copy(victim);
 	if (json_is_object(row)) {
-		json_object_set_new(row, "t", json_real(t));
+		/* A kill on the console may have no time. */
+		if (json_is_number(json_object_get(e, "t")))
+			json_object_set_new(row, "t", json_real(t));
 		json_object_set_new(row, "constraint", json_string(constraint));
 		if (integer(e, "times") > 1)
 			json_object_set(row, "times", json_object_get(e, "times"));
@@ -337,6 +632,8 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 
 		json_object_set(f->knobs, string(e, "name"), now ? now : json_null());
 		json_object_set(f->knob_values, string(e, "name"), json_object_get(e, "value"));
+	} else if (strcmp(kind, "device") == 0) {
+		json_object_set(f->devices, string(e, "name"), json_object_get(e, "kernel"));
 	} else if (strcmp(kind, "metric") == 0) {
 		json_object_set(f->metrics, string(e, "name"), json_object_get(e, "value"));
 	} else if (strcmp(kind, "exit") == 0) {
@@ -356,6 +653,8 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 		keep_text(f->corrupt_text, sizeof(f->corrupt_text), e);
 	} else if (strcmp(kind, "fail") == 0) {
 		keep_text(f->fail_text, sizeof(f->fail_text), e);
+	} else if (strcmp(kind, "skip") == 0) {
+		keep_text(f->skip_text, sizeof(f->skip_text), e);
 	} else if (strcmp(kind, "verify") == 0) {
 		bool ok = json_is_true(json_object_get(e, "ok")), whole = json_is_true(json_object_get(e, "after_run"));
 
@@ -444,11 +743,13 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	memset(f, 0, sizeof(*f));
 	f->first_oom_t = f->first_lockup_t = f->first_hung_t = f->panic_t = FACTS_NEVER;
 	f->bystander_max_ms = f->dying_half_life_s = -1;
+	f->swap_out_mib_s = f->swap_in_mib_s = f->psi_full_share = -1;
 	f->slack = json_object();
 	f->shrink_from_t = f->shrink_to_t = FOREVER;
 	f->metrics = json_object();
 	f->knobs = json_object();
 	f->knob_values = json_object();
+	f->devices = json_object();
 	f->phases = json_array();
 	f->victims = json_array();
 	for (; caches && *caches && f->n_caches < FACTS_MAX_CACHES; caches++)
@@ -457,7 +758,7 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	err = each_line(cell_dir, "events.jsonl", on_event_line, &r, bad_lines);
 	if (!err)
 		err = each_line(cell_dir, "samples.jsonl", on_sample_line, &r, bad_lines);
-	return err;
+	return err ? err : r.first.err;
 }
 
 void facts_free(struct facts *f)
@@ -465,9 +766,11 @@ void facts_free(struct facts *f)
 	json_decref(f->metrics);
 	json_decref(f->knobs);
 	json_decref(f->knob_values);
+	json_decref(f->devices);
 	json_decref(f->phases);
 	json_decref(f->victims);
 	json_decref(f->slack);
+	free(f->points);
 }
 
 /* --- OOM kills --- */

@@ -11,15 +11,42 @@
 
 #include <jansson.h>
 
-#define FACTS_MAX_CACHES 16
-#define FACTS_GROUP	 "/" CGROUP_PARENT /* as it is called in the record */
-#define FACTS_NEVER	 (-1e18)	   /* a time that did not come; t is negative before the start line */
+#define FACTS_MAX_CACHES  16
+#define FACTS_MAX_DISKS	  16 /* the first that are seen; dm-crypt on a disk needs two */
+#define FACTS_MAX_THREADS 16
+#define FACTS_GROUP	  "/" CGROUP_PARENT /* as it is called in the record */
+#define FACTS_NEVER	  (-1e18)	    /* a time that did not come; t is negative before the start line */
 
 struct cache_peak {
 	const char *name;
 	bool seen;
 	uint64_t objects, kib;
 	double t; /* of the sample with the peak */
+};
+
+/* A block device while the load ran. */
+struct disk_facts {
+	char name[32];		 /* the kernel's, "dm-0" */
+	uint64_t in_flight_peak; /* in a sample */
+	uint64_t reads, sectors_read, writes, sectors_written, busy_ms;
+	double write_max_kib; /* largest mean size of a write between two samples; < 0: too few writes for a mean */
+};
+
+/* Kernel threads that the recorder adds up under one name. */
+struct thread_cpu {
+	char name[32];
+	bool have_first, seen;
+	uint64_t first_ms, cpu_ms; /* what they had used when the load began; and by the load */
+};
+
+/* One sample's word on whether swapping goes on. The counters are the kernel's, from its boot on. */
+struct swap_point {
+	double t;
+	bool in_load;
+	uint64_t total_kib, free_kib;
+	uint64_t out, in; /* pages: to and from the device, zswap, or noted as full of zeros */
+	uint64_t kills;	  /* of the OOM killer; only growth means something */
+	double some_us;	  /* memory pressure, PSI some; NaN: not known */
 };
 
 struct facts {
@@ -49,6 +76,18 @@ struct facts {
 	uint64_t dying_peak;
 	double dying_half_life_s; /* from the load's end until half of those left then were gone; < 0: not */
 	uint64_t allocstalls, pgscan_direct;
+	/* While the load ran: swap, if the machine has any, the devices, the kernel threads. */
+	bool have_swap, have_swap_io, have_refaults;
+	uint64_t swap_total_kib, swap_free_min_kib, refaults;
+	double swap_out_mib, swap_in_mib;
+	double swap_out_mib_s, swap_in_mib_s; /* mean over the time seen; < 0: not known */
+	double psi_full_share;		      /* of that time, in which all tasks waited for memory; < 0: not known */
+	struct disk_facts disks[FACTS_MAX_DISKS];
+	size_t n_disks;
+	struct thread_cpu threads[FACTS_MAX_THREADS];
+	size_t n_threads;
+	struct swap_point *points; /* of all samples, in order of time; owned */
+	size_t n_points, max_points;
 	double canary_max_ms, canary_max_t;
 	double bystander_max_ms; /* < 0: not known */
 	bool have_wq_trace, have_wq_wait;
@@ -75,9 +114,11 @@ struct facts {
 	bool unverified, verify_failed, corrupt, overflow;
 	double run_end_t;
 	char overflow_text[160], corrupt_text[200], fail_text[300];
+	char skip_text[300]; /* why nothing was run */
 	json_t *metrics;     /* object: what workloads reported; owned */
 	json_t *knobs;	     /* object: name -> read back; owned */
-	json_t *knob_values; /* object: name -> what was to be written; owned */
+	json_t *knob_values; /* object: name -> what was written, as the machine resolved it; owned */
+	json_t *devices;     /* object: what a workload calls it -> the kernel's name; owned */
 	json_t *phases;	     /* array of {name, t}; owned */
 	json_t *victims;     /* array; owned */
 };
@@ -95,6 +136,14 @@ struct kill_count facts_count_kills(const struct facts *f);
 
 /* The peak of a watched cache, or NULL if it never had an object. */
 const struct cache_peak *facts_cache(const struct facts *f, const char *name);
+/* A block device by the kernel's name, or NULL if no sample of the load has it. */
+const struct disk_facts *facts_disk(const struct facts *f, const char *name);
+/* The kernel's name of what a workload told of with cell_device(), or NULL. */
+const char *facts_device(const struct facts *f, const char *name);
+/* The CPU time that the load cost in the kernel threads of a name in `watch_threads`. False: not known. */
+bool facts_thread_cpu_ms(const struct facts *f, const char *name, uint64_t *ms);
+/* How much of swap was free just before a moment, in percent. < 0: there was none, or no sample says. */
+double facts_swap_free_pct(const struct facts *f, double t);
 
 /* Read samples.jsonl and events.jsonl of a cell. Lines that are not JSON are skipped and counted in *bad_lines. */
 int facts_read(struct facts *f, const char *cell_dir, const char *const *caches, uint64_t *bad_lines);

@@ -266,15 +266,49 @@ static void add_workload_metrics(struct metrics *m, const struct facts *f, const
 	}
 }
 
+/* What swap did, on a machine that has some. */
+static void add_swap(struct metrics *m, const struct facts *f)
+{
+	bool have_io = f->have_swap && f->have_swap_io;
+
+	add_real(m, have_io, "swap_out_mib", f->swap_out_mib, "MiB", NEITHER, "written to swap");
+	add_real(m, have_io, "swap_in_mib", f->swap_in_mib, "MiB", NEITHER, "read from swap");
+	add_real(m, have_io && f->swap_out_mib_s >= 0, "swap_out_mib_s", f->swap_out_mib_s, "MiB/s", MORE,
+		 "written to swap, mean rate");
+	add_real(m, have_io && f->swap_in_mib_s >= 0, "swap_in_mib_s", f->swap_in_mib_s, "MiB/s", NEITHER,
+		 "read from swap, mean rate");
+	add_int(m, f->have_swap && f->have_refaults, "refaults", f->refaults, "", LESS,
+		"pages needed again soon after they were reclaimed");
+	add_int(m, f->have_swap, "swap_free_min_kib", f->swap_free_min_kib, "KiB", MORE, "free swap at its lowest");
+}
+
+static void add_thread_cpu(struct metrics *m, const struct facts *f)
+{
+	json_t *cpu = json_object();
+	uint64_t ms;
+
+	for (size_t i = 0; i < f->n_threads; i++)
+		if (facts_thread_cpu_ms(f, f->threads[i].name, &ms))
+			put_real(cpu, f->threads[i].name, (double)ms / 1000);
+	if (json_object_size(cpu)) {
+		json_object_set(m->values, "thread_cpu_s", cpu);
+		describe(m, "thread_cpu_s", "s", LESS, "CPU time of kernel threads");
+	}
+	json_decref(cpu);
+}
+
 static double first_failure(const struct facts *f, enum guest_end end)
 {
 	double first = 1e18, times[] = { f->first_oom_t, f->first_lockup_t, f->first_hung_t, f->panic_t };
+	struct livelock livelock;
 
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
 		if (times[i] > FACTS_NEVER && times[i] < first)
 			first = times[i];
 	if (end == GUEST_HANG && f->last_t < first)
 		first = f->last_t;
+	if (verdict_livelock(f, &livelock) && livelock.from_t < first)
+		first = livelock.from_t;
 	return first;
 }
 
@@ -324,6 +358,8 @@ static void metrics_json(struct metrics *m, const struct facts *f, const struct 
 		 "some task waiting for memory (PSI some)");
 	add_int(m, f->samples > 0, "allocation_stalls", f->allocstalls, "", LESS, "allocation stalls");
 	add_int(m, f->samples > 0, "direct_scans", f->pgscan_direct, "pages", LESS, "pages scanned by direct reclaim");
+	add_swap(m, f);
+	add_thread_cpu(m, f);
 	add_workload_metrics(m, f, x->spec);
 	if (f->verified || f->verify_failed || f->corrupt) {
 		json_object_set_new(m->values, "data_verified", json_boolean(f->verified && !f->corrupt));

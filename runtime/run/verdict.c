@@ -43,12 +43,111 @@ static void say(struct judgement *j, const char *fmt, ...)
 	va_end(ap);
 }
 
+/* --- Livelock --- */
+
+static bool has_room(const struct swap_point *p)
+{
+	return 100.0 * (double)p->free_kib > LIVELOCK_FREE_PCT * (double)p->total_kib;
+}
+
+/* The counters tell of the whole time between two samples, whether there are others in between or not. */
+static bool stands_still(const struct facts *f, const struct swap_point *a, const struct swap_point *b)
+{
+	double seconds = b->t - a->t, pages = LIVELOCK_PAGES_S * (f->cpus ? f->cpus : 1) * seconds;
+
+	return a->kills == b->kills && (double)(b->out - a->out) < pages && (double)(b->in - a->in) < pages &&
+	       b->some_us - a->some_us >= LIVELOCK_PRESSURE * seconds * 1e6;
+}
+
+static void describe(const struct swap_point *a, const struct swap_point *b, struct livelock *found)
+{
+	*found = (struct livelock){
+		.from_t = a->t,
+		.to_t = b->t,
+		.out_pages_s = (double)(b->out - a->out) / (b->t - a->t),
+		.in_pages_s = (double)(b->in - a->in) / (b->t - a->t),
+		.free_pct = 100.0 * (double)b->free_kib / (double)b->total_kib,
+	};
+}
+
+/*
+ * By the mean over LIVELOCK_S, moved from sample to sample, because reclaim writes in bursts: a second is often empty
+ * and a crawl's next second over any floor. Such windows that overlap are one livelock.
+ */
+bool verdict_livelock(const struct facts *f, struct livelock *found)
+{
+	const struct swap_point *p = f->points, *begin = NULL, *end = NULL;
+	size_t first = 0;
+
+	for (size_t last = 0; last < f->n_points; last++) {
+		if (!p[last].in_load || !has_room(&p[last])) {
+			first = last + 1;
+			continue;
+		}
+		/* The shortest window of the length that ends here. */
+		while (first < last && p[last].t - p[first + 1].t >= LIVELOCK_S)
+			first++;
+		if (begin && &p[first] > end)
+			break;
+		if (p[last].t - p[first].t < LIVELOCK_S || !stands_still(f, &p[first], &p[last]))
+			continue;
+		if (!begin)
+			begin = &p[first];
+		end = &p[last];
+	}
+	if (begin)
+		describe(begin, end, found);
+	return begin != NULL;
+}
+
+/* --- Findings --- */
+
+/*
+ * The share of swap that was free when the OOM killer came too early; < 0: it did not. Its first victim alone shows it,
+ * because with each the swap that it had filled becomes free. A group's own limit is none of swap's business.
+ */
+static double premature_pct(const struct facts *f)
+{
+	json_t *victim, *t;
+	double pct;
+	size_t i;
+
+	json_array_foreach (f->victims, i, victim) {
+		if (strcmp(json_string_value(json_object_get(victim, "constraint")), "global") != 0)
+			continue;
+		t = json_object_get(victim, "t");
+		pct = json_is_number(t) ? facts_swap_free_pct(f, json_number_value(t)) : -1;
+		return pct > PREMATURE_FREE_PCT ? pct : -1;
+	}
+	return -1;
+}
+
+static void say_kills(const struct facts *f, const struct kill_count *counted, struct judgement *j)
+{
+	double free_pct = premature_pct(f);
+
+	say(j, "%" PRIu64 " OOM kill%s", counted->kills, counted->kills > 1 ? "s" : "");
+	if (f->first_oom_t > FACTS_NEVER) {
+		size_t len = strlen(j->reason);
+
+		snprintf(j->reason + len, sizeof(j->reason) - len, ", first at %.1f s: %s", f->first_oom_t,
+			 f->first_victim);
+	}
+	if (free_pct >= 0) {
+		say(j, "premature: %.0f %% of swap was free", free_pct);
+		if (!j->outcome)
+			j->outcome = "premature-oom";
+	}
+	if (!counted->agree)
+		say(j, "%s", counted->why);
+}
+
 /* The findings, most serious first: the first one that holds gives the verdict, all of them stand in the reason. */
 static enum verdict from_findings(const struct facts *f, enum guest_end end, struct judgement *j)
 {
 	enum verdict v = VERDICT_OK;
 	struct kill_count counted = facts_count_kills(f);
-	uint64_t kills = counted.kills;
+	struct livelock livelock;
 
 #define FOUND(which) (v == VERDICT_OK ? (v = (which)) : v)
 	if (f->corrupt) {
@@ -66,21 +165,20 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 		FOUND(VERDICT_HUNG);
 		say(j, "the machine stopped answering after %.1f s", f->last_t);
 	}
-	if (kills) {
+	if (counted.kills) {
 		FOUND(VERDICT_OOM);
-		say(j, "%" PRIu64 " OOM kill%s", kills, kills > 1 ? "s" : "");
-		if (f->first_oom_t > FACTS_NEVER) {
-			size_t len = strlen(j->reason);
-
-			snprintf(j->reason + len, sizeof(j->reason) - len, ", first at %.1f s: %s", f->first_oom_t,
-				 f->first_victim);
-		}
-		if (!counted.agree)
-			say(j, "%s", counted.why);
+		say_kills(f, &counted, j);
 	}
 	if (f->oopses) {
 		FOUND(VERDICT_PANIC);
 		say(j, "%" PRIu64 " kernel bug%s reported", f->oopses, f->oopses > 1 ? "s" : "");
+	}
+	/* Before the lockups and hung tasks: they are what such a machine reports, if it reports anything. */
+	if (verdict_livelock(f, &livelock)) {
+		FOUND(VERDICT_LIVELOCK);
+		say(j, "livelock for %.1f s from %.1f s on: %.1f pages out and %.1f in a second, %.0f %% of swap free",
+		    livelock.to_t - livelock.from_t, livelock.from_t, livelock.out_pages_s, livelock.in_pages_s,
+		    livelock.free_pct);
 	}
 	if (f->wq_lockups + f->soft_lockups + f->rcu_stalls) {
 		FOUND(VERDICT_LOCKUP);
@@ -102,6 +200,45 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 	}
 #undef FOUND
 	return v;
+}
+
+/* What is said of a cell in which nothing was found. */
+static enum verdict without_findings(const struct facts *f, struct judgement *j)
+{
+	if (!f->started && *f->skip_text) {
+		say(j, "%s", f->skip_text);
+		return VERDICT_SKIPPED;
+	}
+	if (!f->started) {
+		say(j, "the set-up failed: %s", *f->fail_text ? f->fail_text : "the record does not say why");
+	} else if (f->overflow) {
+		say(j, "%s: %s", j->outcome, f->overflow_text);
+	} else if (!f->done) {
+		say(j, "QEMU ended before the cell was over");
+	} else if (*f->fail_text) {
+		say(j, "%s", f->fail_text);
+	} else if (!f->verified) {
+		say(j, "the data could not be verified");
+	} else {
+		say(j, "finished in %.1f s, data verified", f->run_end_t);
+		return VERDICT_OK;
+	}
+	return VERDICT_BROKEN;
+}
+
+/* Beside a verdict that leaves the machine alive. */
+static void find_throttling(const struct facts *f, struct judgement *j)
+{
+	double standstill_s = json_number_value(json_object_get(f->metrics, "standstill_max_ms")) / 1000;
+
+	if (standstill_s >= THROTTLED_STANDSTILL_S)
+		say(j, "throttled but alive: stood still for %.1f s at most", standstill_s);
+	else if (f->psi_full_share >= THROTTLED_FULL_SHARE)
+		say(j, "throttled but alive: for %.0f %% of the load all tasks waited for memory",
+		    100 * f->psi_full_share);
+	else
+		return;
+	j->outcome = "throttled";
 }
 
 void verdict_find_out(const struct facts *f, enum guest_end end, bool was_interrupted, struct judgement *out)
@@ -129,24 +266,8 @@ void verdict_find_out(const struct facts *f, enum guest_end end, bool was_interr
 		out->outcome = full ? "snapshot-overflow" : "snapshot-invalid";
 	}
 	out->verdict = from_findings(f, end, out);
-	if (out->verdict != VERDICT_OK && (f->started || out->verdict != VERDICT_STUCK))
-		return;
-	if (!f->started) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "the set-up failed: %s", *f->fail_text ? f->fail_text : "the record does not say why");
-	} else if (out->outcome) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "%s: %s", out->outcome, f->overflow_text);
-	} else if (!f->done) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "QEMU ended before the cell was over");
-	} else if (*f->fail_text) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "%s", f->fail_text);
-	} else if (!f->verified) {
-		out->verdict = VERDICT_BROKEN;
-		say(out, "the data could not be verified");
-	} else {
-		say(out, "finished in %.1f s, data verified", f->run_end_t);
-	}
+	if (out->verdict == VERDICT_OK || (!f->started && out->verdict == VERDICT_STUCK))
+		out->verdict = without_findings(f, out);
+	if (!out->outcome && (out->verdict == VERDICT_OK || out->verdict == VERDICT_STUCK))
+		find_throttling(f, out);
 }

@@ -133,6 +133,10 @@ void cell_metric_bool(const struct cell *c, const char *name, bool value);
 void cell_metric_fixed(const struct cell *c, const char *name, int64_t value, unsigned decimals);
 /* A harness event with a text. */
 void cell_event(const char *kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* setup() is about to return an error because a need that the workload declares is not met: the cell is `skipped`. */
+void cell_skip(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The kernel's name ("dm-0") of the block device with which the workload does this, for the record: "swap". */
+void cell_device(const char *name, const char *kernel_name);
 /* Data that should be X is Y: the cell's verdict becomes `corrupt`. */
 void cell_corrupt(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
