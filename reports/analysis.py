@@ -29,8 +29,10 @@ FAILURE_EVENTS = {
     "deadlock": ("hung-task",),
     "lockup": ("wq-lockup", "soft-lockup", "rcu-stall"),
     "stuck": ("deadline",),
-    "livelock": ("deadline",),
 }
+# Verdicts and outcomes whose names alone say too little.
+VERDICT_WORDS = {"livelock": "livelock (alive, no progress)"}
+OUTCOME_WORDS = {"premature-oom": "premature oom (over half of swap free)", "throttled": "throttled but alive"}
 
 
 @dataclass
@@ -49,9 +51,18 @@ class Column:
         return [cell for cell in self.cells if cell.counted]
 
     @property
+    def standing(self) -> list[Cell]:
+        return [cell for cell in self.cells if not cell.interrupted and not cell.replaced_by]
+
+    @property
     def verdicts(self) -> Counter[str]:
-        """Outcomes of the cells that stand; interrupted and replaced ones are listed elsewhere."""
-        return Counter(cell.verdict for cell in self.cells if not cell.interrupted and not cell.replaced_by)
+        """Verdicts of the cells that stand; interrupted and replaced ones are listed elsewhere."""
+        return Counter(cell.verdict for cell in self.standing)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """The same in words, with what the record says beside the verdict."""
+        return Counter(outcome_words(cell) for cell in self.standing)
 
     @property
     def failures(self) -> int:
@@ -375,13 +386,25 @@ def verdict_test(column: Column) -> tuple[float, str] | None:
     return stats.compare_flags(*outcomes)
 
 
+def outcome_words(cell: Cell) -> str:
+    """The verdict in words, with what the record says beside it."""
+    verdict, outcome = VERDICT_WORDS.get(cell.verdict, cell.verdict), text(cell.data.get("outcome"))
+    beside = OUTCOME_WORDS.get(outcome, "")
+    if cell.verdict == "oom" and outcome == "premature-oom":
+        return beside
+    return f"{verdict} ({beside})" if beside else verdict
+
+
 def failure_time(cell: Cell) -> float | None:
-    """When the failure that gave the verdict happened, if the log has it."""
+    """When the failure that gave the verdict happened, if the log has it, else when the record has the first failure."""
     kinds = FAILURE_EVENTS.get(cell.verdict, ())
     times = [event.t for event in cell.events if event.kind in kinds]
     if not times and cell.verdict == "oom":
         times = [t for victim in cell.victims() if (t := num(victim.get("t"))) is not None]
-    return min(times) if times else cell.metric("elapsed_s")
+    if times:
+        return min(times)
+    first = cell.metric("time_to_failure_s")
+    return cell.metric("elapsed_s") if first is None else first
 
 
 def _cell_words(cell: Cell) -> str:
@@ -393,25 +416,24 @@ def _cell_words(cell: Cell) -> str:
         {True: ", data verified", False: ", data NOT verified"}.get(verified, "") if isinstance(verified, bool) else ""
     )
     if cell.verdict == "ok":
-        return "ok" + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
+        return outcome_words(cell) + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
     kills = cell.metric("oom_kills")
     extra = f" ({plural(int(kills), 'OOM kill')})" if kills else ""
     when = failure_time(cell)
-    return cell.verdict + (f" after {seconds(when)}" if when is not None else "") + extra
+    return outcome_words(cell) + (f" after {seconds(when)}" if when is not None else "") + extra
 
 
 def verdict_words(column: Column) -> str:
     """`3 of 4 panic, 1 of 4 oom`; for a single cell the plain verdict."""
-    total = sum(column.verdicts.values())
+    total = len(column.standing)
     if total == 1:
-        return next(iter(column.verdicts))
-    return ", ".join(f"{n} of {total} {verdict}" for verdict, n in column.verdicts.most_common()) or "no outcome"
+        return next(iter(column.outcomes))
+    return ", ".join(f"{n} of {total} {words}" for words, n in column.outcomes.most_common()) or "no outcome"
 
 
 def _column_words(column: Column) -> str:
-    standing = [cell for cell in column.cells if not cell.interrupted and not cell.replaced_by]
-    if len(standing) == 1:
-        return _cell_words(standing[0])
+    if len(column.standing) == 1:
+        return _cell_words(column.standing[0])
     finished = [t for cell in column.counted if cell.verdict == "ok" and (t := cell.metric("elapsed_s")) is not None]
     failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_time(cell)) is not None]
     parts = [verdict_words(column)]
@@ -423,18 +445,17 @@ def _column_words(column: Column) -> str:
 
 
 def summary(comparison: Comparison) -> list[str]:
-    """One line a configuration, in words; of many arms only the ends are told in full."""
+    """One line a configuration, in words; of many arms only `before` and `after`, or the ends, are told in full."""
     lines = []
     for key in distinct([column.key for column in comparison.columns]):
         columns = [column for column in comparison.columns if column.key == key]
-        told = columns if len(columns) <= 4 else [columns[0], columns[-1]]
+        last = next((column for column in columns if column.arm == "after"), columns[-1])
+        told = columns if len(columns) <= 4 else [columns[0], last]
         parts = [f"{column.arm} = {_column_words(column)}" for column in told]
         rest = [column for column in columns if column not in told]
         if rest:
-            counts = sum((column.verdicts for column in rest), Counter())
-            parts.append(
-                f"{len(rest)} other arms: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-            )
+            counts = sum((column.outcomes for column in rest), Counter())
+            parts.append(f"{len(rest)} other arms: " + ", ".join(f"{n} {words}" for words, n in counts.most_common()))
         where = f" on {key[1]}" if key[1] else ""
         lines.append(f"{key[0] or 'unknown scenario'}{where}: " + "; ".join(parts))
     return lines

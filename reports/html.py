@@ -92,6 +92,8 @@ def _tone(column: Column) -> str:
     """ok, bad, mixed or none, for the colour of the word."""
     if not column.counted:
         return "none"
+    if column.failures == 0 and any(text(cell.data.get("outcome")) == "throttled" for cell in column.counted):
+        return "mixed"
     return "ok" if column.failures == 0 else "bad" if column.failures == len(column.counted) else "mixed"
 
 
@@ -118,10 +120,10 @@ def _warnings(column: Column) -> list[str]:
 
 
 def _outcome(column: Column) -> str:
-    verdicts = column.verdicts.most_common()
-    if len(verdicts) == 1:
-        return verdicts[0][0]
-    return ", ".join(f"{verdict} {count}\N{MULTIPLICATION SIGN}" for verdict, count in verdicts) or "no outcome"
+    outcomes = column.outcomes.most_common()
+    if len(outcomes) == 1:
+        return outcomes[0][0]
+    return ", ".join(f"{words} {count}\N{MULTIPLICATION SIGN}" for words, count in outcomes) or "no outcome"
 
 
 def _facts(column: Column) -> list[str]:

@@ -63,6 +63,7 @@ def _arm(column: Column) -> dict[str, Any]:
                 "run": cell.run.path.name,
                 "repeat": cell.repeat,
                 "verdict": cell.verdict,
+                "outcome": text(cell.data.get("outcome")) or None,
                 "reason": cell.reason,
                 "counted": cell.counted,
                 "finished": cell.finished,
