@@ -20,6 +20,15 @@ from reports.text import one_line, plural, seconds
 LABEL_LENGTH = 100
 FIXED_COLOURS = ("before", "after")
 COUNT_UNITS = {"", "1", "count", "events", "kills", "lockups", "reports", "tasks"}
+# Sums over a cell's life, which is over early where the cell died.
+SUMS = {
+    "psi_memory_full_s",
+    "psi_memory_some_s",
+    "swap_out_mib",
+    "swap_in_mib",
+    "refaults",
+    "kcryptd_cpu_s",
+}
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
 # The kind of event that marks the moment of each failure.
 FAILURE_EVENTS = {
@@ -81,9 +90,9 @@ class Figure:
     kind: str  # number, count, flag
     values: list[float | bool] = field(default_factory=list)
     of: int = 0  # counted cells, measured or not
-    unfinished: int = 0  # cells that rank behind every time to finish
+    never: int = 0  # cells that rank behind every time, because they never came to what is timed
     bound: str = ""  # "at least" or "at most": a cell that died may have gone further after its last sample
-    median: float | None = None  # inf: most cells did not finish
+    median: float | None = None  # inf: most cells never came to what is timed
     interval: tuple[float, float] | None = None
     ratio: float | None = None
     direction: str = ""  # better, worse, changed, same
@@ -92,13 +101,13 @@ class Figure:
 
     @property
     def ranks(self) -> list[float]:
-        """All that can be ranked: measured values, and "never" for each cell that did not finish."""
-        return [float(value) for value in self.values] + [math.inf] * self.unfinished
+        """All that can be ranked: measured values, and infinity for each cell that never came to what is timed."""
+        return [float(value) for value in self.values] + [math.inf] * self.never
 
     @property
     def complete(self) -> bool:
         """Whether every counted cell has its say; a test over the survivors only would be a lie."""
-        return len(self.values) + self.unfinished == self.of
+        return len(self.values) + self.never == self.of
 
     @property
     def significant(self) -> bool:
@@ -112,6 +121,21 @@ class Metric:
     unit: str
     better: str
     figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def times_the_end(self) -> bool:
+        """A time that means something only for a cell which came to its end."""
+        return self.name.startswith("elapsed") or "to finish" in self.label.lower()
+
+    @property
+    def times_failure(self) -> bool:
+        """A time that a cell without a failure outlived."""
+        return self.name == "time_to_failure_s"
+
+    @property
+    def never(self) -> str:
+        """What is said of a cell that never came to what is timed."""
+        return "did not fail" if self.times_failure else "did not finish"
 
 
 @dataclass
@@ -132,6 +156,9 @@ class Comparison:
     @property
     def tests(self) -> int:
         return sum(1 for metric in self.metrics for figure in metric.figures if figure.p is not None)
+
+
+Flats = dict[int, dict[str, float | bool | None]]  # id of a cell -> its metrics
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -252,7 +279,7 @@ def make_columns(runs: list[Run]) -> list[Column]:
     return ordered
 
 
-def _flat_metrics(cell: Cell) -> dict[str, float | bool | None]:
+def flat_metrics(cell: Cell) -> dict[str, float | bool | None]:
     """Metrics with objects taken apart: `cache_peak_kib.kcopyd_job`."""
     flat: dict[str, float | bool | None] = {}
     for name, value in cell.section("metrics").items():
@@ -285,23 +312,28 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
     )
 
 
-def is_time_to_finish(metric: Metric) -> bool:
-    """A time that means something only for a cell which came to its end."""
-    return metric.name.startswith("elapsed") or "to finish" in metric.label.lower()
-
-
 def _bound(name: str) -> str:
-    """What a death makes of an extreme."""
+    """What a death makes of an extreme or a sum."""
     words = set(name.partition(".")[0].split("_"))
-    return "at least" if words & {"peak", "max"} else "at most" if "min" in words else ""
+    if words & {"peak", "max"} or name in SUMS:
+        return "at least"
+    return "at most" if "min" in words else ""
 
 
-def _figure(metric: Metric, column: Column, flats: dict[int, dict[str, float | bool | None]], kind: str) -> Figure:
+def _never(metric: Metric, cell: Cell, value: float | bool | None) -> bool:
+    """Whether the cell never came to what is timed: worse than any time to finish, better than any time to failure."""
+    return (metric.times_the_end and not cell.finished) or (
+        metric.times_failure and cell.verdict == "ok" and value is None
+    )
+
+
+def make_figure(metric: Metric, column: Column, flats: Flats, kind: str) -> Figure:
+    """The metric over the cells of a column that count."""
     figure = Figure(kind, of=len(column.counted))
     for cell in column.counted:
         value = flats[id(cell)].get(metric.name)
-        if is_time_to_finish(metric) and not cell.finished:
-            figure.unfinished += 1
+        if _never(metric, cell, value):
+            figure.never += 1
         elif value is not None and isinstance(value, bool) == (kind == "flag"):
             figure.values.append(value)
             figure.bound = figure.bound or ("" if cell.finished else _bound(metric.name))
@@ -328,9 +360,17 @@ def _direction(better: str, old: float, new: float) -> str:
     return "better" if (new < old) == (better == "less") else "worse"
 
 
-def _compare(metric: Metric, old: Figure, new: Figure) -> None:
+def _untold(old: Figure, new: Figure) -> bool:
+    """Whether the one that ended early could have gone past the other, had it lived."""
+    if old.median == new.median or bool(old.bound) == bool(new.bound):
+        return False
+    early, other = (old, new) if old.bound else (new, old)
+    return (early.median < other.median) == (early.bound == "at least")
+
+
+def compare_figures(metric: Metric, old: Figure, new: Figure) -> None:
     """Fills in what `new` is, seen from `old`."""
-    if old.median is None or new.median is None:
+    if old.median is None or new.median is None or _untold(old, new):
         return
     new.direction = _direction(metric.better, old.median, new.median)
     if new.kind != "flag" and old.median > 0 and math.isfinite(old.median) and math.isfinite(new.median):
@@ -352,7 +392,7 @@ def _compare(metric: Metric, old: Figure, new: Figure) -> None:
 def make_metrics(columns: list[Column]) -> list[Metric]:
     """One metric a row, in the order in which the record describes them."""
     cells = [cell for column in columns for cell in column.cells]
-    flats = {id(cell): _flat_metrics(cell) for cell in cells}
+    flats = {id(cell): flat_metrics(cell) for cell in cells}
     # The cell that measured most knows the order best; one that died early describes less.
     fullest = sorted(cells, key=lambda cell: -len(cell.section("units")))
     described = distinct([name for cell in fullest for name in cell.section("units")])
@@ -364,10 +404,10 @@ def make_metrics(columns: list[Column]) -> list[Metric]:
         metric = _describe(name, cells)
         values = [value for flat in flats.values() if (value := flat.get(name)) is not None]
         kind = _kind(metric, values)
-        metric.figures = [_figure(metric, column, flats, kind) for column in columns]
+        metric.figures = [make_figure(metric, column, flats, kind) for column in columns]
         for column, figure in zip(columns, metric.figures):
             if column.baseline:
-                _compare(metric, metric.figures[columns.index(column.baseline)], figure)
+                compare_figures(metric, metric.figures[columns.index(column.baseline)], figure)
         metrics.append(metric)
     return metrics
 
@@ -396,7 +436,7 @@ def outcome_words(cell: Cell) -> str:
 
 
 def failure_time(cell: Cell) -> float | None:
-    """When the failure that gave the verdict happened, if the log has it, else when the record has the first failure."""
+    """When the failure that gave the verdict happened, if the log has it, else when the record says that one did."""
     kinds = FAILURE_EVENTS.get(cell.verdict, ())
     times = [event.t for event in cell.events if event.kind in kinds]
     if not times and cell.verdict == "oom":

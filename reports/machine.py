@@ -15,11 +15,12 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(metric: Metric, figure: Figure) -> dict[str, Any]:
     return {
         "n": len(figure.values),
         "of": figure.of,
-        "did_not_finish": figure.unfinished,
+        "did_not_finish": 0 if metric.times_failure else figure.never,
+        "did_not_fail": figure.never if metric.times_failure else 0,
         "median": _finite(figure.median),
         "interval": list(figure.interval) if figure.interval else None,
         "values": figure.values,
@@ -38,7 +39,7 @@ def _metric(metric: Metric, columns: list[Column]) -> dict[str, Any]:
         "unit": metric.unit,
         "better": metric.better,
         "kind": metric.figures[0].kind,
-        "arms": {column.label: _figure(figure) for column, figure in zip(columns, metric.figures)},
+        "arms": {column.label: _figure(metric, figure) for column, figure in zip(columns, metric.figures)},
     }
 
 

@@ -35,19 +35,22 @@ def _value(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
     if figure.median is None:
         return NOT_MEASURED, "not measured"
     if math.isinf(figure.median):
-        of = f" in {figure.unfinished} of {figure.of}" if figure.of > 1 else ""
-        return f"did not finish{of}", "the load did not come to its end, so it has no time to finish"
+        of = f" in {figure.never} of {figure.of}" if figure.of > 1 else ""
+        title = "nothing failed" if metric.times_failure else "the load did not come to its end"
+        return f"{metric.never}{of}", f"{title}, so it has no such time"
     sign = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}.get(figure.bound)
     mark = f"{sign}\N{THIN SPACE}" if sign else ""
     title = f"{figure.bound}: a cell that died may have gone further after its last sample" if sign else ""
     return mark + number(figure.median / divisor, figure.kind == "number"), title
 
 
-def _note(figure: Figure, divisor: float) -> str:
+def _note(metric: Metric, figure: Figure, divisor: float) -> str:
     parts = []
     if figure.of >= stats.MIN_REPEATS or (figure.of > 1 and not figure.complete):
-        n = len(figure.values) + figure.unfinished
+        n = len(figure.values) + figure.never
         parts.append(f"n = {n}" if figure.complete else f"n = {n} of {figure.of}")
+    if figure.never and figure.median is not None and math.isfinite(figure.median):
+        parts.append(f"{figure.never} {metric.never}")
     if figure.interval:
         low, high = (number(edge / divisor, figure.kind == "number") for edge in figure.interval)
         parts.append(f"95% [{low}, {high}]")
@@ -79,7 +82,7 @@ def shown(metric: Metric) -> tuple[str, list[Shown]]:
     for figure in metric.figures:
         value, title = _value(metric, figure, divisor)
         change, mark = _change(figure)
-        fields.append(Shown(value, unit, title, change, mark, _note(figure, divisor), figure.test))
+        fields.append(Shown(value, unit, title, change, mark, _note(metric, figure, divisor), figure.test))
     return unit, fields
 
 
