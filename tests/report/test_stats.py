@@ -18,6 +18,7 @@ from reports import stats
         ([1.0, 2.0, math.inf], 2.0),
         ([1.0, math.inf], math.inf),
         ([math.inf] * 2, math.inf),
+        ([-1.5e308, 1.5e308], 0.0),
     ],
 )
 def test_median(values, wanted):
@@ -56,6 +57,7 @@ def test_bootstrap_interval():
     assert stats.bootstrap_interval(values) == (low, high), "a report must repeat"
     assert stats.bootstrap_interval([1.0, 2.0]) is None
     assert stats.bootstrap_interval([1.0, 2.0, math.inf]) is None
+    assert stats.bootstrap_interval([-1.7e308, 1.7e308, 1.0, 2.0]) is None, "beyond a float's range"
 
 
 def test_bootstrap_of_a_ratio():
