@@ -257,7 +257,8 @@ def _set_colours(columns: list[Column]) -> None:
         if found:
             fixed[colour] = found
     free = (colour for colour in count() if colour not in fixed and (colour >= len(FIXED_COLOURS) or not fixed))
-    for column in columns:
+    # Those of other configurations come next: where colours run short, it is not they that share one.
+    for column in sorted(columns, key=lambda column: column.arm not in FIXED_COLOURS):
         column.colour = next((colour for colour, other in fixed.items() if other is column), -1)
         if column.colour < 0:
             column.colour = next(free)
@@ -489,8 +490,7 @@ def summary(comparison: Comparison) -> list[str]:
     lines = []
     for key in distinct([column.key for column in comparison.columns]):
         columns = [column for column in comparison.columns if column.key == key]
-        last = next((column for column in columns if column.arm == "after"), columns[-1])
-        told = columns if len(columns) <= 4 else [columns[0], last]
+        told = columns if len(columns) <= 4 else ends(columns)
         parts = [f"{column.arm} = {_column_words(column)}" for column in told]
         rest = [column for column in columns if column not in told]
         if rest:
@@ -499,6 +499,12 @@ def summary(comparison: Comparison) -> list[str]:
         where = f" on {key[1]}" if key[1] else ""
         lines.append(f"{key[0] or 'unknown scenario'}{where}: " + "; ".join(parts))
     return lines
+def ends(columns: list[Column]) -> list[Column]:
+    """Of many arms of a configuration the two that say most: `before` and `after`, or the ends of what was swept."""
+    last = next((column for column in columns if column.arm == "after"), columns[-1])
+    return [columns[0], last] if last is not columns[0] else [last]
+
+
 
 
 def repeat_words(column: Column, cell: Cell) -> str:

@@ -14,7 +14,7 @@ from statistics import median
 from textwrap import wrap
 from typing import Any
 
-from reports.analysis import Column, Comparison, distinct, repeat_words
+from reports.analysis import Column, Comparison, distinct, ends, repeat_words
 from reports.model import Cell, Event, Series, num, obj, seq, text
 from reports.text import number, one_line, plural, seconds
 
@@ -39,6 +39,7 @@ PAGE_MIB = 4096 / 2**20  # what pswpin and pswpout count, on all machines that w
 
 LANE_PX, PANEL_PX, SPACE_PX, TOP_PX, BOTTOM_PX = 40, 128, 40, 36, 46
 SMALL_LANE_PX, MANY_LANES = 24, 8
+MANY_COLUMNS = 8  # of more, nobody can tell the curves apart
 
 
 @dataclass
@@ -455,6 +456,33 @@ def arm_legend(columns: list[Column]) -> list[dict[str, Any]]:
     ]
 
 
+def _loud(comparison: Comparison) -> list[Column]:
+    """The columns whose curves are shown from the start."""
+    if len(comparison.columns) <= MANY_COLUMNS:
+        return comparison.columns
+    keys = distinct([column.key for column in comparison.columns])
+    return [column for key in keys for column in ends([one for one in comparison.columns if one.key == key])]
+
+
+def loud_arms(comparison: Comparison) -> list[str]:
+    return distinct([one_line(column.arm, 40) for column in _loud(comparison)])
+
+
+def quiet(comparison: Comparison) -> set[str]:
+    """The labels of the columns whose curves wait for a click on their arm."""
+    loud = {column.label for column in _loud(comparison)}
+    return {column.label for column in comparison.columns} - loud
+
+
+def hush(comparison: Comparison, traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The traces with those curves put away; marks of events stay, each in its lane."""
+    waiting = quiet(comparison)
+    return [
+        trace | {"visible": "legendonly"} if trace["legendgroup"] in waiting and trace["mode"] != "markers" else trace
+        for trace in traces
+    ]
+
+
 def _legend(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
     """Arms by colour, then kinds of events by shape."""
     met = {event.kind for _, cell in lanes for event in drawn_events(cell)}
@@ -711,7 +739,8 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     )
     place_strips(layout, strips, places[1:], 1)
     # Markers last: they are drawn on top.
-    return {"data": _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low), "layout": layout}
+    data = _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low)
+    return {"data": hush(comparison, data), "layout": layout}
 
 
 def _peak_cell(column: Column) -> Cell | None:

@@ -266,6 +266,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "light": charts.theme(charts.LIGHT, False),
         "dark": charts.theme(charts.DARK, True),
         "min_repeats": stats.MIN_REPEATS,
+        "quiet": " and ".join(charts.loud_arms(comparison)) if charts.quiet(comparison) else "",
         "alpha": number(stats.ALPHA),
         "arm_colours": len(charts.LIGHT),
         "few": any(len(column.counted) < stats.MIN_REPEATS for column in comparison.columns),

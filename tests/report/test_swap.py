@@ -5,7 +5,7 @@ import json
 import pytest
 from hostile import TEXT
 
-from reports import charts
+from reports import charts, html, slabs
 from reports.model import MAX_GROUPS, load_run
 
 SWAP_FREE = "<b>Swap free, MiB</b>"
@@ -137,6 +137,21 @@ def test_a_reading_that_comes_late_is_no_gap(new_swap_run):
     assert set(charts.rate(counter, 0.1).v) == {50.0}
     counter.add(90, 1e9)
     assert max(charts.rate(counter, 0.1).v) == 50.0, "over half a minute nothing is known"
+
+
+def test_of_many_arms_before_and_after_are_drawn_at_first(swap_runs, pair, compared):
+    comparison = compared(*swap_runs)
+    shown = [column.label for column in comparison.columns if column.arm in ("before", "after")]
+    for figure in (charts.timeline(comparison), slabs.over_time(comparison)):
+        curves = [trace for trace in figure["data"] if trace["mode"] == "lines" and trace["legendgroup"]]
+        assert {trace["legendgroup"] for trace in curves if trace.get("visible") != "legendonly"} == set(shown)
+        assert len({trace["legendgroup"] for trace in curves}) > len(shown), "the others wait for a click"
+        marks = [trace for trace in figure["data"] if trace["mode"] == "markers"]
+        assert not any("visible" in trace for trace in marks)
+    assert len({column.colour % len(charts.LIGHT) for column in comparison.columns if column.label in shown}) == 4
+    assert "only the curves of before and after are shown at first" in html.render(comparison)
+    assert not any("visible" in trace for trace in charts.timeline(compared(pair))["data"])
+    assert "shown at first" not in html.render(compared(pair))
 
 
 def test_hostile_swap_figures(new_swap_run, compared, change_samples):
