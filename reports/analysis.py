@@ -219,9 +219,23 @@ def _options_label(column: Column, columns: list[Column]) -> str:
     )
 
 
+def _varying(columns: list[Column]) -> list[int]:
+    """The parts of a column's key, but for the options, that are not the same in all columns."""
+    return [index for index in range(6) if len({column.key[index] for column in columns}) > 1]
+
+
+def configuration(columns: list[Column], key: tuple[str, ...]) -> str:
+    """What tells a configuration from the others that are compared; nothing where there is one."""
+    twins = [column for column in columns if column.key[:6] == key[:6]]
+    parts = [key[index] or "unknown" for index in _varying(columns)]
+    if len({column.key for column in twins}) > 1:
+        parts.append(_options_label(next(column for column in twins if column.key == key), twins))
+    return one_line(" \N{MIDDLE DOT} ".join(parts), LABEL_LENGTH)
+
+
 def _label(columns: list[Column]) -> None:
     """A column is named by its arm and by whatever else tells it from the others."""
-    varying = [index for index in range(6) if len({column.key[index] for column in columns}) > 1]
+    varying = _varying(columns)
     for column in columns:
         twins = [other for other in columns if other.arm == column.arm and other.key[:6] == column.key[:6]]
         parts = ([column.key[index] for index in varying if column.key[index]] or ["unknown"] * bool(varying)) + [
@@ -375,7 +389,8 @@ def compare_figures(metric: Metric, old: Figure, new: Figure) -> None:
         return
     new.direction = _direction(metric.better, old.median, new.median)
     if new.kind != "flag" and old.median > 0 and math.isfinite(old.median) and math.isfinite(new.median):
-        new.ratio = new.median / old.median
+        size = new.median / old.median
+        new.ratio = size if math.isfinite(size) else None
     if not (old.complete and new.complete):
         return
     tests: dict[str, Callable[..., tuple[float, str] | None]] = {
@@ -485,6 +500,12 @@ def _column_words(column: Column) -> str:
     return ", ".join(parts)
 
 
+def ends(columns: list[Column]) -> list[Column]:
+    """Of many arms of a configuration the two that say most: `before` and `after`, or the ends of what was swept."""
+    last = next((column for column in columns if column.arm == "after"), columns[-1])
+    return [columns[0], last] if last is not columns[0] else [last]
+
+
 def summary(comparison: Comparison) -> list[str]:
     """One line a configuration, in words; of many arms only `before` and `after`, or the ends, are told in full."""
     lines = []
@@ -499,12 +520,6 @@ def summary(comparison: Comparison) -> list[str]:
         where = f" on {key[1]}" if key[1] else ""
         lines.append(f"{key[0] or 'unknown scenario'}{where}: " + "; ".join(parts))
     return lines
-def ends(columns: list[Column]) -> list[Column]:
-    """Of many arms of a configuration the two that say most: `before` and `after`, or the ends of what was swept."""
-    last = next((column for column in columns if column.arm == "after"), columns[-1])
-    return [columns[0], last] if last is not columns[0] else [last]
-
-
 
 
 def repeat_words(column: Column, cell: Cell) -> str:

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from reports import analysis, shrink, stats, tables
+from reports import analysis, effects, shrink, stats, tables
 from reports.analysis import Column, Comparison, Figure, Metric
 from reports.model import num, text
 
@@ -76,6 +76,38 @@ def _arm(column: Column) -> dict[str, Any]:
     }
 
 
+def _effect(effect: effects.Effect) -> dict[str, Any]:
+    return {
+        "off": _figure(effect.metric, effect.off),
+        "on": _figure(effect.metric, effect.on),
+        "ratio_off_on": effect.ratio,
+        "ratio_bound": effect.bound or None,
+        "ratio_interval": list(effect.interval) if effect.interval else None,
+        "apart": effect.apart if effect.complete else None,
+    }
+
+
+def _pairs(found: list[effects.Group]) -> list[dict[str, Any]]:
+    """Each mitigation off against on; what `on` has of ratio and p is against `off`."""
+    return [
+        {
+            "mitigation": pair.mitigation,
+            "kind": pair.kind,
+            "off": pair.off.label,
+            "on": pair.on.label,
+            "switched": not pair.why_not,
+            "why_not": pair.why_not or None,
+            "remark": pair.remark or None,
+            "outcomes_off": dict(pair.off.outcomes),
+            "outcomes_on": dict(pair.on.outcomes),
+            "failures_p": test[0] if (test := pair.verdict_p) else None,
+            "metrics": {effect.metric.name: _effect(effect) for effect in pair.effects},
+        }
+        for group in found
+        for pair in group.pairs
+    ]
+
+
 def _losses(comparison: Comparison) -> list[dict[str, Any]]:
     return [
         {
@@ -93,6 +125,7 @@ def _losses(comparison: Comparison) -> list[dict[str, Any]]:
 
 def render(comparison: Comparison) -> str:
     """One JSON object."""
+    found = effects.groups(comparison)
     return (
         json.dumps(
             {
@@ -111,11 +144,13 @@ def render(comparison: Comparison) -> str:
                 ],
                 "arms": [_arm(column) for column in comparison.columns],
                 "metrics": {metric.name: _metric(metric, comparison.columns) for metric in comparison.metrics},
+                "effects": _pairs(found),
                 "statistics": {
                     "min_repeats": stats.MIN_REPEATS,
                     "alpha": stats.ALPHA,
                     "confidence": stats.CONFIDENCE,
                     "tests": comparison.tests,
+                    "tests_of_effects": effects.tests(found),
                 },
                 "losses": _losses(comparison),
                 "other_losses": tables.other_losses(comparison),
