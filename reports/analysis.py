@@ -19,6 +19,7 @@ from reports.text import one_line, plural, seconds
 
 LABEL_LENGTH = 100
 FIXED_COLOURS = ("before", "after")
+COLOURS = 10  # there are; later columns share them
 COUNT_UNITS = {"", "1", "count", "events", "kills", "lockups", "reports", "tasks"}
 # Sums over a cell's life, which is over early where the cell died.
 SUMS = {
@@ -263,6 +264,12 @@ def _set_baselines(columns: list[Column]) -> None:
             column.baseline = None if column is first else first
 
 
+def _free_colour(taken: dict[int, Column], own: set[int], first: int) -> int:
+    """The next one that looks like none of its own configuration, as long as there are such."""
+    free = (colour for colour in count(first) if colour not in taken)
+    return next(colour for colour in free if colour % COLOURS not in own or len(own) >= COLOURS)
+
+
 def _set_colours(columns: list[Column]) -> None:
     """`before` and `after` look the same in every report; the others take the colours that are left."""
     fixed: dict[int, Column] = {}
@@ -270,12 +277,14 @@ def _set_colours(columns: list[Column]) -> None:
         found = next((column for column in columns if column.arm == arm), None)
         if found:
             fixed[colour] = found
-    free = (colour for colour in count() if colour not in fixed and (colour >= len(FIXED_COLOURS) or not fixed))
+    taken: dict[int, Column] = dict(fixed)
     # Those of other configurations come next: where colours run short, it is not they that share one.
     for column in sorted(columns, key=lambda column: column.arm not in FIXED_COLOURS):
-        column.colour = next((colour for colour, other in fixed.items() if other is column), -1)
-        if column.colour < 0:
-            column.colour = next(free)
+        own = {colour % COLOURS for colour, other in taken.items() if other.key == column.key}
+        if not any(other is column for other in fixed.values()):
+            taken[_free_colour(taken, own, len(FIXED_COLOURS) if fixed else 0)] = column
+    for colour, column in taken.items():
+        column.colour = colour
 
 
 def make_columns(runs: list[Run]) -> list[Column]:

@@ -3,14 +3,16 @@
 import json
 
 import pytest
+from generate import SWAP_KERNELS
 from hostile import TEXT
 
-from reports import charts, html, slabs
+from reports import analysis, charts, html, slabs
 from reports.model import MAX_GROUPS, load_run
 
 SWAP_FREE = "<b>Swap free, MiB</b>"
 SWAP_RATE = "<b>Swap, MiB/s: out solid, in dotted</b>"
 CRYPT_CPU = "<b>CPU of kcryptd solid, kswapd dotted, % of one processor</b>"
+KERNELS = tuple(f"{kernel} " for kernel in SWAP_KERNELS.values())
 PAIR = {"arms": ("before", "after"), "repeats": 1}
 
 
@@ -148,9 +150,12 @@ def test_of_many_arms_before_and_after_are_drawn_at_first(swap_runs, pair, compa
         assert len({trace["legendgroup"] for trace in curves}) > len(shown), "the others wait for a click"
         marks = [trace for trace in figure["data"] if trace["mode"] == "markers"]
         assert not any("visible" in trace for trace in marks)
-    assert len({column.colour % len(charts.LIGHT) for column in comparison.columns if column.label in shown}) == 4
+    colours = {column.label: charts.token(column) for column in comparison.columns}
+    assert len({colours[label] for label in shown}) == 4, "of two kernels too"
+    assert all(len({token for label, token in colours.items() if label.startswith(name)}) == 10 for name in KERNELS)
     assert "only the curves of before and after are shown at first" in html.render(comparison)
     assert not any("visible" in trace for trace in charts.timeline(compared(pair))["data"])
+    assert len(charts.LIGHT) == len(charts.DARK) == analysis.COLOURS
     assert "shown at first" not in html.render(compared(pair))
 
 
