@@ -19,7 +19,17 @@ from reports.text import one_line, plural, seconds
 
 LABEL_LENGTH = 100
 FIXED_COLOURS = ("before", "after")
+COLOURS = 10  # there are; later columns share them
 COUNT_UNITS = {"", "1", "count", "events", "kills", "lockups", "reports", "tasks"}
+# Sums over a cell's life, which is over early where the cell died.
+SUMS = {
+    "psi_memory_full_s",
+    "psi_memory_some_s",
+    "swap_out_mib",
+    "swap_in_mib",
+    "refaults",
+    "kcryptd_cpu_s",
+}
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
 # The kind of event that marks the moment of each failure.
 FAILURE_EVENTS = {
@@ -29,8 +39,10 @@ FAILURE_EVENTS = {
     "deadlock": ("hung-task",),
     "lockup": ("wq-lockup", "soft-lockup", "rcu-stall"),
     "stuck": ("deadline",),
-    "livelock": ("deadline",),
 }
+# Verdicts and outcomes whose names alone say too little.
+VERDICT_WORDS = {"livelock": "livelock (alive, no progress)"}
+OUTCOME_WORDS = {"premature-oom": "premature oom (over half of swap free)", "throttled": "throttled but alive"}
 
 
 @dataclass
@@ -49,9 +61,18 @@ class Column:
         return [cell for cell in self.cells if cell.counted]
 
     @property
+    def standing(self) -> list[Cell]:
+        return [cell for cell in self.cells if not cell.interrupted and not cell.replaced_by]
+
+    @property
     def verdicts(self) -> Counter[str]:
-        """Outcomes of the cells that stand; interrupted and replaced ones are listed elsewhere."""
-        return Counter(cell.verdict for cell in self.cells if not cell.interrupted and not cell.replaced_by)
+        """Verdicts of the cells that stand; interrupted and replaced ones are listed elsewhere."""
+        return Counter(cell.verdict for cell in self.standing)
+
+    @property
+    def outcomes(self) -> Counter[str]:
+        """The same in words, with what the record says beside the verdict."""
+        return Counter(outcome_words(cell) for cell in self.standing)
 
     @property
     def failures(self) -> int:
@@ -70,9 +91,9 @@ class Figure:
     kind: str  # number, count, flag
     values: list[float | bool] = field(default_factory=list)
     of: int = 0  # counted cells, measured or not
-    unfinished: int = 0  # cells that rank behind every time to finish
+    never: int = 0  # cells that rank behind every time, because they never came to what is timed
     bound: str = ""  # "at least" or "at most": a cell that died may have gone further after its last sample
-    median: float | None = None  # inf: most cells did not finish
+    median: float | None = None  # inf: most cells never came to what is timed
     interval: tuple[float, float] | None = None
     ratio: float | None = None
     direction: str = ""  # better, worse, changed, same
@@ -81,13 +102,13 @@ class Figure:
 
     @property
     def ranks(self) -> list[float]:
-        """All that can be ranked: measured values, and "never" for each cell that did not finish."""
-        return [float(value) for value in self.values] + [math.inf] * self.unfinished
+        """All that can be ranked: measured values, and infinity for each cell that never came to what is timed."""
+        return [float(value) for value in self.values] + [math.inf] * self.never
 
     @property
     def complete(self) -> bool:
         """Whether every counted cell has its say; a test over the survivors only would be a lie."""
-        return len(self.values) + self.unfinished == self.of
+        return len(self.values) + self.never == self.of
 
     @property
     def significant(self) -> bool:
@@ -101,6 +122,21 @@ class Metric:
     unit: str
     better: str
     figures: list[Figure] = field(default_factory=list)
+
+    @property
+    def times_the_end(self) -> bool:
+        """A time that means something only for a cell which came to its end."""
+        return self.name.startswith("elapsed") or "to finish" in self.label.lower()
+
+    @property
+    def times_failure(self) -> bool:
+        """A time that a cell without a failure outlived."""
+        return self.name == "time_to_failure_s"
+
+    @property
+    def never(self) -> str:
+        """What is said of a cell that never came to what is timed."""
+        return "did not fail" if self.times_failure else "did not finish"
 
 
 @dataclass
@@ -121,6 +157,9 @@ class Comparison:
     @property
     def tests(self) -> int:
         return sum(1 for metric in self.metrics for figure in metric.figures if figure.p is not None)
+
+
+Flats = dict[int, dict[str, float | bool | None]]  # id of a cell -> its metrics
 
 
 def distinct(values: list[Any]) -> list[Any]:
@@ -181,9 +220,23 @@ def _options_label(column: Column, columns: list[Column]) -> str:
     )
 
 
+def _varying(columns: list[Column]) -> list[int]:
+    """The parts of a column's key, but for the options, that are not the same in all columns."""
+    return [index for index in range(6) if len({column.key[index] for column in columns}) > 1]
+
+
+def configuration(columns: list[Column], key: tuple[str, ...]) -> str:
+    """What tells a configuration from the others that are compared; nothing where there is one."""
+    twins = [column for column in columns if column.key[:6] == key[:6]]
+    parts = [key[index] or "unknown" for index in _varying(columns)]
+    if len({column.key for column in twins}) > 1:
+        parts.append(_options_label(next(column for column in twins if column.key == key), twins))
+    return one_line(" \N{MIDDLE DOT} ".join(parts), LABEL_LENGTH)
+
+
 def _label(columns: list[Column]) -> None:
     """A column is named by its arm and by whatever else tells it from the others."""
-    varying = [index for index in range(6) if len({column.key[index] for column in columns}) > 1]
+    varying = _varying(columns)
     for column in columns:
         twins = [other for other in columns if other.arm == column.arm and other.key[:6] == column.key[:6]]
         parts = ([column.key[index] for index in varying if column.key[index]] or ["unknown"] * bool(varying)) + [
@@ -211,6 +264,12 @@ def _set_baselines(columns: list[Column]) -> None:
             column.baseline = None if column is first else first
 
 
+def _free_colour(taken: dict[int, Column], own: set[int], first: int) -> int:
+    """The next one that looks like none of its own configuration, as long as there are such."""
+    free = (colour for colour in count(first) if colour not in taken)
+    return next(colour for colour in free if colour % COLOURS not in own or len(own) >= COLOURS)
+
+
 def _set_colours(columns: list[Column]) -> None:
     """`before` and `after` look the same in every report; the others take the colours that are left."""
     fixed: dict[int, Column] = {}
@@ -218,11 +277,14 @@ def _set_colours(columns: list[Column]) -> None:
         found = next((column for column in columns if column.arm == arm), None)
         if found:
             fixed[colour] = found
-    free = (colour for colour in count() if colour not in fixed and (colour >= len(FIXED_COLOURS) or not fixed))
-    for column in columns:
-        column.colour = next((colour for colour, other in fixed.items() if other is column), -1)
-        if column.colour < 0:
-            column.colour = next(free)
+    taken: dict[int, Column] = dict(fixed)
+    # Those of other configurations come next: where colours run short, it is not they that share one.
+    for column in sorted(columns, key=lambda column: column.arm not in FIXED_COLOURS):
+        own = {colour % COLOURS for colour, other in taken.items() if other.key == column.key}
+        if not any(other is column for other in fixed.values()):
+            taken[_free_colour(taken, own, len(FIXED_COLOURS) if fixed else 0)] = column
+    for colour, column in taken.items():
+        column.colour = colour
 
 
 def make_columns(runs: list[Run]) -> list[Column]:
@@ -241,7 +303,7 @@ def make_columns(runs: list[Run]) -> list[Column]:
     return ordered
 
 
-def _flat_metrics(cell: Cell) -> dict[str, float | bool | None]:
+def flat_metrics(cell: Cell) -> dict[str, float | bool | None]:
     """Metrics with objects taken apart: `cache_peak_kib.kcopyd_job`."""
     flat: dict[str, float | bool | None] = {}
     for name, value in cell.section("metrics").items():
@@ -274,23 +336,28 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
     )
 
 
-def is_time_to_finish(metric: Metric) -> bool:
-    """A time that means something only for a cell which came to its end."""
-    return metric.name.startswith("elapsed") or "to finish" in metric.label.lower()
-
-
 def _bound(name: str) -> str:
-    """What a death makes of an extreme."""
+    """What a death makes of an extreme or a sum."""
     words = set(name.partition(".")[0].split("_"))
-    return "at least" if words & {"peak", "max"} else "at most" if "min" in words else ""
+    if words & {"peak", "max"} or name in SUMS:
+        return "at least"
+    return "at most" if "min" in words else ""
 
 
-def _figure(metric: Metric, column: Column, flats: dict[int, dict[str, float | bool | None]], kind: str) -> Figure:
+def _never(metric: Metric, cell: Cell, value: float | bool | None) -> bool:
+    """Whether the cell never came to what is timed: worse than any time to finish, better than any time to failure."""
+    return (metric.times_the_end and not cell.finished) or (
+        metric.times_failure and cell.verdict == "ok" and value is None
+    )
+
+
+def make_figure(metric: Metric, column: Column, flats: Flats, kind: str) -> Figure:
+    """The metric over the cells of a column that count."""
     figure = Figure(kind, of=len(column.counted))
     for cell in column.counted:
         value = flats[id(cell)].get(metric.name)
-        if is_time_to_finish(metric) and not cell.finished:
-            figure.unfinished += 1
+        if _never(metric, cell, value):
+            figure.never += 1
         elif value is not None and isinstance(value, bool) == (kind == "flag"):
             figure.values.append(value)
             figure.bound = figure.bound or ("" if cell.finished else _bound(metric.name))
@@ -317,13 +384,22 @@ def _direction(better: str, old: float, new: float) -> str:
     return "better" if (new < old) == (better == "less") else "worse"
 
 
-def _compare(metric: Metric, old: Figure, new: Figure) -> None:
+def _untold(old: Figure, new: Figure) -> bool:
+    """Whether the one that ended early could have gone past the other, had it lived."""
+    if old.median == new.median or bool(old.bound) == bool(new.bound):
+        return False
+    early, other = (old, new) if old.bound else (new, old)
+    return (early.median < other.median) == (early.bound == "at least")
+
+
+def compare_figures(metric: Metric, old: Figure, new: Figure) -> None:
     """Fills in what `new` is, seen from `old`."""
-    if old.median is None or new.median is None:
+    if old.median is None or new.median is None or _untold(old, new):
         return
     new.direction = _direction(metric.better, old.median, new.median)
     if new.kind != "flag" and old.median > 0 and math.isfinite(old.median) and math.isfinite(new.median):
-        new.ratio = new.median / old.median
+        size = new.median / old.median
+        new.ratio = size if math.isfinite(size) else None
     if not (old.complete and new.complete):
         return
     tests: dict[str, Callable[..., tuple[float, str] | None]] = {
@@ -341,7 +417,7 @@ def _compare(metric: Metric, old: Figure, new: Figure) -> None:
 def make_metrics(columns: list[Column]) -> list[Metric]:
     """One metric a row, in the order in which the record describes them."""
     cells = [cell for column in columns for cell in column.cells]
-    flats = {id(cell): _flat_metrics(cell) for cell in cells}
+    flats = {id(cell): flat_metrics(cell) for cell in cells}
     # The cell that measured most knows the order best; one that died early describes less.
     fullest = sorted(cells, key=lambda cell: -len(cell.section("units")))
     described = distinct([name for cell in fullest for name in cell.section("units")])
@@ -353,10 +429,10 @@ def make_metrics(columns: list[Column]) -> list[Metric]:
         metric = _describe(name, cells)
         values = [value for flat in flats.values() if (value := flat.get(name)) is not None]
         kind = _kind(metric, values)
-        metric.figures = [_figure(metric, column, flats, kind) for column in columns]
+        metric.figures = [make_figure(metric, column, flats, kind) for column in columns]
         for column, figure in zip(columns, metric.figures):
             if column.baseline:
-                _compare(metric, metric.figures[columns.index(column.baseline)], figure)
+                compare_figures(metric, metric.figures[columns.index(column.baseline)], figure)
         metrics.append(metric)
     return metrics
 
@@ -375,13 +451,25 @@ def verdict_test(column: Column) -> tuple[float, str] | None:
     return stats.compare_flags(*outcomes)
 
 
+def outcome_words(cell: Cell) -> str:
+    """The verdict in words, with what the record says beside it."""
+    verdict, outcome = VERDICT_WORDS.get(cell.verdict, cell.verdict), text(cell.data.get("outcome"))
+    beside = OUTCOME_WORDS.get(outcome, "")
+    if cell.verdict == "oom" and outcome == "premature-oom":
+        return beside
+    return f"{verdict} ({beside})" if beside else verdict
+
+
 def failure_time(cell: Cell) -> float | None:
-    """When the failure that gave the verdict happened, if the log has it."""
+    """When the failure that gave the verdict happened, if the log has it, else when the record says that one did."""
     kinds = FAILURE_EVENTS.get(cell.verdict, ())
     times = [event.t for event in cell.events if event.kind in kinds]
     if not times and cell.verdict == "oom":
         times = [t for victim in cell.victims() if (t := num(victim.get("t"))) is not None]
-    return min(times) if times else cell.metric("elapsed_s")
+    if times:
+        return min(times)
+    first = cell.metric("time_to_failure_s")
+    return cell.metric("elapsed_s") if first is None else first
 
 
 def _cell_words(cell: Cell) -> str:
@@ -393,25 +481,24 @@ def _cell_words(cell: Cell) -> str:
         {True: ", data verified", False: ", data NOT verified"}.get(verified, "") if isinstance(verified, bool) else ""
     )
     if cell.verdict == "ok":
-        return "ok" + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
+        return outcome_words(cell) + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
     kills = cell.metric("oom_kills")
     extra = f" ({plural(int(kills), 'OOM kill')})" if kills else ""
     when = failure_time(cell)
-    return cell.verdict + (f" after {seconds(when)}" if when is not None else "") + extra
+    return outcome_words(cell) + (f" after {seconds(when)}" if when is not None else "") + extra
 
 
 def verdict_words(column: Column) -> str:
     """`3 of 4 panic, 1 of 4 oom`; for a single cell the plain verdict."""
-    total = sum(column.verdicts.values())
+    total = len(column.standing)
     if total == 1:
-        return next(iter(column.verdicts))
-    return ", ".join(f"{n} of {total} {verdict}" for verdict, n in column.verdicts.most_common()) or "no outcome"
+        return next(iter(column.outcomes))
+    return ", ".join(f"{n} of {total} {words}" for words, n in column.outcomes.most_common()) or "no outcome"
 
 
 def _column_words(column: Column) -> str:
-    standing = [cell for cell in column.cells if not cell.interrupted and not cell.replaced_by]
-    if len(standing) == 1:
-        return _cell_words(standing[0])
+    if len(column.standing) == 1:
+        return _cell_words(column.standing[0])
     finished = [t for cell in column.counted if cell.verdict == "ok" and (t := cell.metric("elapsed_s")) is not None]
     failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_time(cell)) is not None]
     parts = [verdict_words(column)]
@@ -422,19 +509,23 @@ def _column_words(column: Column) -> str:
     return ", ".join(parts)
 
 
+def ends(columns: list[Column]) -> list[Column]:
+    """Of many arms of a configuration the two that say most: `before` and `after`, or the ends of what was swept."""
+    last = next((column for column in columns if column.arm == "after"), columns[-1])
+    return [columns[0], last] if last is not columns[0] else [last]
+
+
 def summary(comparison: Comparison) -> list[str]:
-    """One line a configuration, in words; of many arms only the ends are told in full."""
+    """One line a configuration, in words; of many arms only `before` and `after`, or the ends, are told in full."""
     lines = []
     for key in distinct([column.key for column in comparison.columns]):
         columns = [column for column in comparison.columns if column.key == key]
-        told = columns if len(columns) <= 4 else [columns[0], columns[-1]]
+        told = columns if len(columns) <= 4 else ends(columns)
         parts = [f"{column.arm} = {_column_words(column)}" for column in told]
         rest = [column for column in columns if column not in told]
         if rest:
-            counts = sum((column.verdicts for column in rest), Counter())
-            parts.append(
-                f"{len(rest)} other arms: " + ", ".join(f"{n} {verdict}" for verdict, n in counts.most_common())
-            )
+            counts = sum((column.outcomes for column in rest), Counter())
+            parts.append(f"{len(rest)} other arms: " + ", ".join(f"{n} {words}" for words, n in counts.most_common()))
         where = f" on {key[1]}" if key[1] else ""
         lines.append(f"{key[0] or 'unknown scenario'}{where}: " + "; ".join(parts))
     return lines

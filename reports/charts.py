@@ -14,7 +14,7 @@ from statistics import median
 from textwrap import wrap
 from typing import Any
 
-from reports.analysis import Column, Comparison, distinct, repeat_words
+from reports.analysis import Column, Comparison, distinct, ends, repeat_words
 from reports.model import Cell, Event, Series, num, obj, seq, text
 from reports.text import number, one_line, plural, seconds
 
@@ -35,9 +35,11 @@ BAR_ARMS = 6
 FIGURE_POINTS = 120_000  # of the curves of one figure, where there are many
 GAP_S = 1.5  # slabinfo stands still for a second, and a sample late, before anything is missing
 RATE_WINDOW_S = 0.5
+PAGE_MIB = 4096 / 2**20  # what pswpin and pswpout count, on all machines that we boot
 
 LANE_PX, PANEL_PX, SPACE_PX, TOP_PX, BOTTOM_PX = 40, 128, 40, 36, 46
 SMALL_LANE_PX, MANY_LANES = 24, 8
+MANY_COLUMNS = 8  # of more, nobody can tell the curves apart
 
 
 @dataclass
@@ -155,8 +157,10 @@ def rate(counter: Series, factor: float, ceiling: float = math.inf) -> Series:
     """Growth of a counter a second, over half a second or more; where it steps back it was reset: nothing is known."""
     result = Series()
     since: tuple[float, float] | None = None
+    # Some counters are read once a second, and late when the machine is busy.
+    longest = max(GAP_S, 4 * RATE_WINDOW_S, 2.5 * _step(sorted(counter.t)))
     for t, value in sorted(zip(counter.t, counter.v)):
-        if since is None or value < since[1] or t - since[0] > max(GAP_S, 4 * RATE_WINDOW_S):
+        if since is None or value < since[1] or t - since[0] > longest:
             since = (t, value)
         elif t - since[0] >= RATE_WINDOW_S - 0.01:
             result.add(t, min(ceiling, (value - since[1]) / (t - since[0]) * factor))
@@ -195,42 +199,101 @@ def placed(comparison: Comparison) -> list[tuple[Column, Cell]]:
     return [(column, cell) for column in comparison.columns for cell in column.cells]
 
 
+Cells = list[tuple[Column, Cell]]
+
+
+def _panel(
+    cells: Cells, words: str, unit: str, make: Any, log: bool = False, dash: str = "solid", note: str = ""
+) -> Panel:
+    """A strip with a curve for each cell that `make` finds anything in."""
+    curves = [(column, cell, made, dash, note) for column, cell in cells if len(made := make(cell))]
+    return Panel(words, curves, log, unit)
+
+
+def _moves(strip: Panel) -> bool:
+    """Whether any curve ever leaves zero."""
+    return any(any(series.v) for _, _, series, _, _ in strip.series)
+
+
+def _figure_of(cell: Cell, name: str) -> Series:
+    return cell.samples.series.get(name, Series())
+
+
+def _swap_panels(cells: Cells) -> list[Panel]:
+    """What is free of the swap, what goes out and comes in, and what it costs to encrypt: nothing where it is zero."""
+
+    def pages(name: str) -> Any:
+        return lambda cell: rate(_figure_of(cell, name), PAGE_MIB)
+
+    def cpu(group: str) -> Any:
+        return lambda cell: rate(cell.samples.threads.get(group, Series()), 100 / 1e3)
+
+    def both(words: str, unit: str, solid: tuple[str, Any], dotted: tuple[str, Any]) -> tuple[Panel, Panel]:
+        return (
+            _panel(cells, words, unit, solid[1], note=solid[0]),
+            _panel(cells, "", unit, dotted[1], dash="dot", note=dotted[0]),
+        )
+
+    with_swap = [(column, cell) for column, cell in cells if any(_figure_of(cell, "SwapTotal").v)]
+    free = _panel(with_swap, "Swap free, MiB", "MiB", lambda cell: scaled(_figure_of(cell, "SwapFree"), 1 / 1024))
+    out, back = both(
+        "Swap, MiB/s: out solid, in dotted", "MiB/s", ("out", pages("pswpout")), ("in", pages("pswpin"))
+    )
+    crypt, reclaim = both(
+        "CPU of kcryptd solid, kswapd dotted, % of one processor",
+        "%",
+        ("kcryptd", cpu("kcryptd")),
+        ("kswapd", cpu("kswapd")),
+    )
+    strips = [free]
+    if _moves(out) or _moves(back):
+        strips.append(out)
+        out.series += back.series if _moves(back) else []
+    if _moves(crypt):
+        strips.append(crypt)
+        crypt.series += reclaim.series
+    return strips
+
+
 def panels(comparison: Comparison) -> list[Panel]:
     """The strips that have something to show."""
     cells = placed(comparison)
     caches = distinct([name for _, cell in cells for name in cell.samples.series if name.startswith("cache:")])
     disk = scratch_disk([cell for _, cell in cells])
 
-    def panel(title: str, unit: str, make: Any, log: bool = False, dash: str = "solid", note: str = "") -> Panel:
-        return Panel(
-            title, [(column, cell, made, dash, note) for column, cell in cells if len(made := make(cell))], log, unit
-        )
-
-    def get(cell: Cell, name: str) -> Series:
-        return cell.samples.series.get(name, Series())
+    def kib(name: str) -> Any:
+        return lambda cell: scaled(_figure_of(cell, name), 1 / 1024)
 
     strips = [
-        panel(f"{label(name[6:], 40)}: slab held, MiB", "MiB", lambda cell, n=name: scaled(get(cell, n), 1 / 1024))
-        for name in caches[:MAX_CACHE_PANELS]
+        _panel(cells, f"{label(name[6:], 40)}: slab held, MiB", "MiB", kib(name)) for name in caches[:MAX_CACHE_PANELS]
     ]
     strips += [
-        panel(f"{title}, MiB", "MiB", lambda cell, n=name: scaled(get(cell, n), 1 / 1024))
-        for name, title in (("SUnreclaim", "Unreclaimable slab (SUnreclaim)"), ("MemAvailable", "MemAvailable"))
+        _panel(cells, f"{words}, MiB", "MiB", kib(name))
+        for name, words in (("SUnreclaim", "Unreclaimable slab (SUnreclaim)"), ("MemAvailable", "MemAvailable"))
     ]
+    strips += _swap_panels(cells)
     strips.append(
-        panel("Workqueue canary delay, ms (log)", "ms", lambda cell: scaled(get(cell, "canary_ms"), 1, True), True)
+        _panel(
+            cells,
+            "Workqueue canary delay, ms (log)",
+            "ms",
+            lambda cell: scaled(_figure_of(cell, "canary_ms"), 1, True),
+            True,
+        )
     )
-    pressure = panel(
+    pressure = _panel(
+        cells,
         "Memory pressure (PSI), % of time stalled: full solid, some dotted",
         "%",
         lambda cell: _pressure(cell, "full"),
         note="full",
     )
-    pressure.series += panel("", "%", lambda cell: _pressure(cell, "some"), dash="dot", note="some").series
+    pressure.series += _panel(cells, "", "%", lambda cell: _pressure(cell, "some"), dash="dot", note="some").series
     strips.append(pressure)
     if disk:
         strips.append(
-            panel(
+            _panel(
+                cells,
                 f"Written to {label(disk, 40)}, MiB/s",
                 "MiB/s",
                 lambda cell: rate(cell.samples.disks.get(disk, Series()), 512 / 2**20),
@@ -390,6 +453,33 @@ def arm_legend(columns: list[Column]) -> list[dict[str, Any]]:
             "line": {"color": token(column), "width": 3},
         }
         for column in columns
+    ]
+
+
+def _loud(comparison: Comparison) -> list[Column]:
+    """The columns whose curves are shown from the start."""
+    if len(comparison.columns) <= MANY_COLUMNS:
+        return comparison.columns
+    keys = distinct([column.key for column in comparison.columns])
+    return [column for key in keys for column in ends([one for one in comparison.columns if one.key == key])]
+
+
+def loud_arms(comparison: Comparison) -> list[str]:
+    return distinct([one_line(column.arm, 40) for column in _loud(comparison)])
+
+
+def quiet(comparison: Comparison) -> set[str]:
+    """The labels of the columns whose curves wait for a click on their arm."""
+    loud = {column.label for column in _loud(comparison)}
+    return {column.label for column in comparison.columns} - loud
+
+
+def hush(comparison: Comparison, traces: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The traces with those curves put away; marks of events stay, each in its lane."""
+    waiting = quiet(comparison)
+    return [
+        trace | {"visible": "legendonly"} if trace["legendgroup"] in waiting and trace["mode"] != "markers" else trace
+        for trace in traces
     ]
 
 
@@ -649,7 +739,8 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     )
     place_strips(layout, strips, places[1:], 1)
     # Markers last: they are drawn on top.
-    return {"data": _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low), "layout": layout}
+    data = _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low)
+    return {"data": hush(comparison, data), "layout": layout}
 
 
 def _peak_cell(column: Column) -> Cell | None:

@@ -52,7 +52,7 @@ def verdict_table(comparison: analysis.Comparison) -> str:
     rows = [("ARM", "VERDICT", "REASON")]
     for column in comparison.columns:
         reason = column.shown.reason if column.shown else ""
-        rows.append((one_line(column.label, 60), one_line(analysis.verdict_words(column), 60), one_line(reason, 100)))
+        rows.append((one_line(column.label, 60), one_line(analysis.verdict_words(column), 90), one_line(reason, 100)))
     widths = [max(len(row[index]) for row in rows) for index in range(2)]
     return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip() for row in rows)
 

@@ -18,11 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, shrink, slabs, stats, tables
+from reports import analysis, charts, effects, shrink, slabs, stats, tables
 from reports.analysis import Column, Comparison
 from reports.model import Cell, Event, num, text
 from reports.published import published
-from reports.text import NOT_MEASURED, clean, number, plural, probability, seconds
+from reports.text import ARROW, NOT_MEASURED, clean, number, plural, probability, seconds
 
 TEMPLATES = Path(__file__).with_name("templates")
 EVENTS_SHOWN = 200
@@ -92,6 +92,8 @@ def _tone(column: Column) -> str:
     """ok, bad, mixed or none, for the colour of the word."""
     if not column.counted:
         return "none"
+    if column.failures == 0 and any(text(cell.data.get("outcome")) == "throttled" for cell in column.counted):
+        return "mixed"
     return "ok" if column.failures == 0 else "bad" if column.failures == len(column.counted) else "mixed"
 
 
@@ -118,10 +120,10 @@ def _warnings(column: Column) -> list[str]:
 
 
 def _outcome(column: Column) -> str:
-    verdicts = column.verdicts.most_common()
-    if len(verdicts) == 1:
-        return verdicts[0][0]
-    return ", ".join(f"{verdict} {count}\N{MULTIPLICATION SIGN}" for verdict, count in verdicts) or "no outcome"
+    outcomes = column.outcomes.most_common()
+    if len(outcomes) == 1:
+        return outcomes[0][0]
+    return ", ".join(f"{words} {count}\N{MULTIPLICATION SIGN}" for words, count in outcomes) or "no outcome"
 
 
 def _facts(column: Column) -> list[str]:
@@ -233,6 +235,7 @@ def _repeat_rows(comparison: Comparison) -> list[dict[str, str]]:
 def _context(comparison: Comparison) -> dict[str, Any]:
     metrics = [(metric, *tables.shown(metric)) for metric in comparison.metrics]
     differing, pinned = tables.settings(comparison)
+    pairs = effects.groups(comparison)
     return {
         "comparison": comparison,
         "columns": comparison.columns,
@@ -240,6 +243,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "summary": analysis.summary(comparison),
         "cards": cards(comparison),
         "metrics": metrics,
+        "effects": [effects.table(group) for group in pairs],
+        "effect_tests": effects.tests(pairs),
         "mitigations": tables.mitigations(comparison),
         "differing": differing,
         "pinned": pinned,
@@ -261,12 +266,14 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "shrunk": shrink.rows(comparison),
         "peak_notes": charts.peak_notes(comparison),
         "left_out": charts.left_out(comparison),
+        "quiet": " and ".join(charts.loud_arms(comparison)) if charts.quiet(comparison) else "",
         "light": charts.theme(charts.LIGHT, False),
         "dark": charts.theme(charts.DARK, True),
         "min_repeats": stats.MIN_REPEATS,
         "alpha": number(stats.ALPHA),
         "arm_colours": len(charts.LIGHT),
         "few": any(len(column.counted) < stats.MIN_REPEATS for column in comparison.columns),
+        "arrow": ARROW,
         "not_measured": NOT_MEASURED,
     }
 

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from reports import analysis, shrink, stats, tables
+from reports import analysis, effects, shrink, stats, tables
 from reports.analysis import Column, Comparison, Figure, Metric
 from reports.model import num, text
 
@@ -15,11 +15,12 @@ def _finite(value: float | None) -> float | None:
     return value if value is not None and math.isfinite(value) else None
 
 
-def _figure(figure: Figure) -> dict[str, Any]:
+def _figure(metric: Metric, figure: Figure) -> dict[str, Any]:
     return {
         "n": len(figure.values),
         "of": figure.of,
-        "did_not_finish": figure.unfinished,
+        "did_not_finish": 0 if metric.times_failure else figure.never,
+        "did_not_fail": figure.never if metric.times_failure else 0,
         "median": _finite(figure.median),
         "interval": list(figure.interval) if figure.interval else None,
         "values": figure.values,
@@ -38,7 +39,7 @@ def _metric(metric: Metric, columns: list[Column]) -> dict[str, Any]:
         "unit": metric.unit,
         "better": metric.better,
         "kind": metric.figures[0].kind,
-        "arms": {column.label: _figure(figure) for column, figure in zip(columns, metric.figures)},
+        "arms": {column.label: _figure(metric, figure) for column, figure in zip(columns, metric.figures)},
     }
 
 
@@ -63,6 +64,7 @@ def _arm(column: Column) -> dict[str, Any]:
                 "run": cell.run.path.name,
                 "repeat": cell.repeat,
                 "verdict": cell.verdict,
+                "outcome": text(cell.data.get("outcome")) or None,
                 "reason": cell.reason,
                 "counted": cell.counted,
                 "finished": cell.finished,
@@ -72,6 +74,38 @@ def _arm(column: Column) -> dict[str, Any]:
             for cell in column.cells
         ],
     }
+
+
+def _effect(effect: effects.Effect) -> dict[str, Any]:
+    return {
+        "off": _figure(effect.metric, effect.off),
+        "on": _figure(effect.metric, effect.on),
+        "ratio_off_on": effect.ratio,
+        "ratio_bound": effect.bound or None,
+        "ratio_interval": list(effect.interval) if effect.interval else None,
+        "apart": effect.apart if effect.complete else None,
+    }
+
+
+def _pairs(found: list[effects.Group]) -> list[dict[str, Any]]:
+    """Each mitigation off against on; what `on` has of ratio and p is against `off`."""
+    return [
+        {
+            "mitigation": pair.mitigation,
+            "kind": pair.kind,
+            "off": pair.off.label,
+            "on": pair.on.label,
+            "switched": not pair.why_not,
+            "why_not": pair.why_not or None,
+            "remark": pair.remark or None,
+            "outcomes_off": dict(pair.off.outcomes),
+            "outcomes_on": dict(pair.on.outcomes),
+            "failures_p": test[0] if (test := pair.verdict_p) else None,
+            "metrics": {effect.metric.name: _effect(effect) for effect in pair.effects},
+        }
+        for group in found
+        for pair in group.pairs
+    ]
 
 
 def _losses(comparison: Comparison) -> list[dict[str, Any]]:
@@ -91,6 +125,7 @@ def _losses(comparison: Comparison) -> list[dict[str, Any]]:
 
 def render(comparison: Comparison) -> str:
     """One JSON object."""
+    found = effects.groups(comparison)
     return (
         json.dumps(
             {
@@ -109,11 +144,13 @@ def render(comparison: Comparison) -> str:
                 ],
                 "arms": [_arm(column) for column in comparison.columns],
                 "metrics": {metric.name: _metric(metric, comparison.columns) for metric in comparison.metrics},
+                "effects": _pairs(found),
                 "statistics": {
                     "min_repeats": stats.MIN_REPEATS,
                     "alpha": stats.ALPHA,
                     "confidence": stats.CONFIDENCE,
                     "tests": comparison.tests,
+                    "tests_of_effects": effects.tests(found),
                 },
                 "losses": _losses(comparison),
                 "other_losses": tables.other_losses(comparison),

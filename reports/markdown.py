@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports import analysis, shrink, tables
+from reports import analysis, effects, shrink, tables
 from reports.analysis import Comparison
 from reports.text import NOT_MEASURED, one_line
 
@@ -55,6 +55,10 @@ def render(comparison: Comparison) -> str:
     lines += ["## Verdicts", "", *_table(["arm", "verdict", "reason"], _verdict_rows(comparison))]
     if comparison.metrics:
         lines += ["## Metrics", "", *_table(["metric", "unit", *labels], _metric_rows(comparison))]
+    found = effects.flat_rows(effects.groups(comparison))
+    if found:
+        rows = [[escape(value) for value in row] for row in found]
+        lines += ["## What each mitigation does", "", *_table(effects.FLAT_HEAD, rows)]
     mitigations = tables.mitigations(comparison)
     if mitigations:
         head = ["mitigation", "arm", "state", "requested", "read back", "exercised", "evidence"]

@@ -20,11 +20,11 @@ from typing import Any, TypeGuard
 NO_OUTCOME = ("skipped", "broken")
 # A flood of events would make the page unreadable before it told anybody anything more.
 MAX_EVENTS = 20000
-# A cell has a handful of cgroups; a record with more of them is damaged.
+# A cell has a handful of cgroups and of groups of threads; a record with more of them is damaged.
 MAX_GROUPS = 64
 # Whole numbers up to this a float holds exactly.
 MAX_EXACT = 2**53
-# Readings of the cgroups nearer to each other than this are one reading that several samples repeat.
+# Readings of the cgroups or threads nearer to each other than this are one reading that several samples repeat.
 SAME_READING_S = 0.01
 
 
@@ -128,7 +128,8 @@ class Samples:
     series: dict[str, Series] = field(default_factory=dict)
     disks: dict[str, Series] = field(default_factory=dict)  # sectors written, a counter
     groups: dict[str, dict[str, Series]] = field(default_factory=dict)  # cgroup -> figure -> bytes or count
-    groups_t: float = -math.inf  # when the cgroups were read last
+    threads: dict[str, Series] = field(default_factory=dict)  # group of kernel threads -> ms of CPU, a counter
+    read_t: dict[str, float] = field(default_factory=dict)  # when cgroups and threads were read last
     peak_t: float | None = None
     peak_weight: float = -1.0
     peak_slab: dict[str, SlabRow] = field(default_factory=dict)
@@ -344,19 +345,37 @@ def _take_slab(samples: Samples, t: float, sample: dict[str, Any], cell: Cell) -
         samples.peak_t, samples.peak_weight, samples.peak_slab = t, weight, rows
 
 
-def _take_groups(samples: Samples, t: float, cgroups: dict[str, Any]) -> None:
-    """Memory of the cgroups at the moment when they were read, which is before the sample."""
-    t -= (num(cgroups.get("age_ms")) or 0.0) / 1000
-    if t - samples.groups_t < SAME_READING_S:
-        return
-    samples.groups_t = t
-    for group, figures in obj(cgroups.get("groups")).items():
+def _reading(samples: Samples, t: float, sample: dict[str, Any], name: str) -> tuple[float, dict[str, Any]]:
+    """The groups that the sample adds, and when they were read, which is before the sample. A sample can lack them, or
+    repeat those of the sample before."""
+    reading = obj(sample.get(name))
+    groups = obj(reading.get("groups"))
+    t -= (num(reading.get("age_ms")) or 0.0) / 1000
+    if not groups or t - samples.read_t.get(name, -math.inf) < SAME_READING_S:
+        return t, {}
+    samples.read_t[name] = t
+    return t, groups
+
+
+def _take_groups(samples: Samples, t: float, sample: dict[str, Any]) -> None:
+    """Memory of the cgroups."""
+    t, groups = _reading(samples, t, sample, "cgroups")
+    for group, figures in groups.items():
         if group not in samples.groups and len(samples.groups) >= MAX_GROUPS:
             continue
         for name in ("kernel", "slab", "nr_dying_descendants"):
             value = num(obj(figures).get(name))
             if value is not None and value >= 0:
                 samples.groups.setdefault(group, {}).setdefault(name, Series()).add(t, value)
+
+
+def _take_threads(samples: Samples, t: float, sample: dict[str, Any]) -> None:
+    """CPU time of kernel threads."""
+    t, groups = _reading(samples, t, sample, "threads")
+    for group, figures in groups.items():
+        value = num(obj(figures).get("cpu_ms"))
+        if value is not None and value >= 0 and (group in samples.threads or len(samples.threads) < MAX_GROUPS):
+            samples.threads.setdefault(group, Series()).add(t, value)
 
 
 def _take_canary(samples: Samples, t: float, canary: dict[str, Any]) -> None:
@@ -369,14 +388,17 @@ def _take_sample(samples: Samples, sample: dict[str, Any], cell: Cell) -> bool:
     t = num(sample.get("t"))
     if t is None:
         return False
-    memory = obj(sample.get("mem"))
-    for name in ("SUnreclaim", "MemAvailable"):
+    memory, counters = obj(sample.get("mem")), obj(sample.get("vm"))
+    for name in ("SUnreclaim", "MemAvailable", "SwapTotal", "SwapFree"):
         samples.add(name, t, num(memory.get(name)))
+    for name in ("pswpin", "pswpout"):
+        samples.add(name, t, num(counters.get(name)))
     pressure = obj(obj(sample.get("psi")).get("memory"))
     for name in ("some_us", "full_us", "some_avg10", "full_avg10"):
         samples.add(f"psi_{name}", t, num(pressure.get(name)))
     _take_slab(samples, t, sample, cell)
-    _take_groups(samples, t, obj(sample.get("cgroups")))
+    _take_groups(samples, t, sample)
+    _take_threads(samples, t, sample)
     _take_canary(samples, t, obj(sample.get("canary")))
     for disk, row in obj(sample.get("disk")).items():
         if len(seq(row)) >= 4:

@@ -79,7 +79,8 @@ def _figure(comparison: Comparison, strips: list[Panel], panel_px: float = chart
     drawn = {id(column) for strip in strips for column, *_ in strip.series}
     columns = [column for column in comparison.columns if id(column) in drawn]
     limit = charts.points_a_trace(sum(len(strip.series) for strip in strips))
-    return {"data": charts.arm_legend(columns) + charts.lines(strips, 0, limit), "layout": layout}
+    data = charts.arm_legend(columns) + charts.lines(strips, 0, limit)
+    return {"data": charts.hush(comparison, data), "layout": layout}
 
 
 def _band(column: Column, cell: Cell, row: int, limit: int) -> Figure | None:
@@ -162,7 +163,7 @@ def over_time(comparison: Comparison) -> Figure | None:
     bands = [band for column, cell in lanes if (band := _band(column, cell, 1, limit))]
     marks = [mark for column, cell in lanes if (mark := _exact_mark(column, cell, 1))]
     # Bands below the curves, marks above them.
-    figure["data"] = bands + figure["data"] + marks
+    figure["data"] = charts.hush(comparison, bands) + figure["data"] + marks
     return figure
 
 

@@ -30,17 +30,58 @@ def median(values: Sequence[float]) -> float:
     if len(ordered) % 2:
         return ordered[middle]
     low, high = ordered[middle - 1], ordered[middle]
-    return high if math.isinf(high) else low + (high - low) / 2
+    if math.isinf(high):
+        return high
+    between = low + (high - low) / 2
+    # The difference can leave a float's range where what lies between does not.
+    return between if math.isfinite(between) else low / 2 + high / 2
+
+
+def _resampled_medians(generator: np.random.Generator, values: Sequence[float]) -> np.ndarray:
+    return np.median(generator.choice(np.asarray(values, dtype=float), size=(RESAMPLES, len(values))), axis=1)
+
+
+def _percentiles(draws: np.ndarray) -> tuple[float, float] | None:
+    tail = (1 - CONFIDENCE) / 2
+    low, high = np.quantile(draws, [tail, 1 - tail])
+    return (float(low), float(high)) if math.isfinite(low) and math.isfinite(high) else None
 
 
 def bootstrap_interval(values: Sequence[float], seed: int = 1) -> tuple[float, float] | None:
     """The percentile interval of the median, or nothing under three repeats; the seed is fixed, a report repeats."""
     if len(values) < MIN_REPEATS or not all(math.isfinite(v) for v in values):
         return None
-    draws = np.random.default_rng(seed).choice(np.asarray(values, dtype=float), size=(RESAMPLES, len(values)))
-    tail = (1 - CONFIDENCE) / 2
-    low, high = np.quantile(np.median(draws, axis=1), [tail, 1 - tail])
-    return float(low), float(high)
+    # Figures of a damaged record can leave a float's range in the middle of it, here and below.
+    with np.errstate(all="ignore"):
+        return _percentiles(_resampled_medians(np.random.default_rng(seed), values))
+
+
+def ratio_of_medians(a: Sequence[float], b: Sequence[float]) -> float | None:
+    """Median of `a` over that of `b`; nothing where one of them is not above zero or did not finish."""
+    if not a or not b:
+        return None
+    over, under = median(a), median(b)
+    if not (0 < over < math.inf and 0 < under < math.inf):
+        return None
+    ratio = over / under
+    return ratio if 0 < ratio < math.inf else None
+
+
+def bootstrap_ratio(a: Sequence[float], b: Sequence[float], seed: int = 1) -> tuple[float, float] | None:
+    """The percentile interval of the ratio of medians, `a` over `b`, each side drawn from its own repeats.
+
+    Nothing under three repeats a side, and nothing where any value is not above zero or did not finish: some draws
+    would then have no ratio, and to leave those out would be to leave out the worst cells. With three a side it reaches
+    over every ratio that the values allow and still contains the true one in nine of ten cases only; with five it keeps
+    its promise (simulated with log-normal values). The rank test's p stands beside it and knows.
+    """
+    if not enough(a, b) or not all(0 < value < math.inf for value in (*a, *b)):
+        return None
+    generator = np.random.default_rng(seed)
+    with np.errstate(all="ignore"):
+        over, under = _resampled_medians(generator, a), _resampled_medians(generator, b)
+        interval = _percentiles(over / under)
+    return interval if interval and interval[0] > 0 else None
 
 
 def mann_whitney(a: Sequence[float], b: Sequence[float]) -> float:

@@ -25,7 +25,7 @@ class Shown:
     test: str = ""  # where p comes from
 
 
-def _value(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
+def value_of(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
     """Text and explanation of one figure; the unit stands with the row."""
     if figure.kind == "flag":
         yes, n = sum(figure.values), len(figure.values)
@@ -35,19 +35,27 @@ def _value(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
     if figure.median is None:
         return NOT_MEASURED, "not measured"
     if math.isinf(figure.median):
-        of = f" in {figure.unfinished} of {figure.of}" if figure.of > 1 else ""
-        return f"did not finish{of}", "the load did not come to its end, so it has no time to finish"
+        of = f" in {figure.never} of {figure.of}" if figure.of > 1 else ""
+        title = "nothing failed" if metric.times_failure else "the load did not come to its end"
+        return f"{metric.never}{of}", f"{title}, so it has no such time"
     sign = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}.get(figure.bound)
     mark = f"{sign}\N{THIN SPACE}" if sign else ""
     title = f"{figure.bound}: a cell that died may have gone further after its last sample" if sign else ""
     return mark + number(figure.median / divisor, figure.kind == "number"), title
 
 
-def _note(figure: Figure, divisor: float) -> str:
+def never_words(metric: Metric, figure: Figure) -> str:
+    """How many cells are in the median without a value of their own, where the median does not say so itself."""
+    told = figure.never == 0 or figure.median is None or math.isinf(figure.median)
+    return "" if told else f"{figure.never} {metric.never}"
+
+
+def _note(metric: Metric, figure: Figure, divisor: float) -> str:
     parts = []
     if figure.of >= stats.MIN_REPEATS or (figure.of > 1 and not figure.complete):
-        n = len(figure.values) + figure.unfinished
+        n = len(figure.values) + figure.never
         parts.append(f"n = {n}" if figure.complete else f"n = {n} of {figure.of}")
+    parts += [words] if (words := never_words(metric, figure)) else []
     if figure.interval:
         low, high = (number(edge / divisor, figure.kind == "number") for edge in figure.interval)
         parts.append(f"95% [{low}, {high}]")
@@ -77,9 +85,9 @@ def shown(metric: Metric) -> tuple[str, list[Shown]]:
     divisor, unit = scale(metric.unit, max(finite, default=0.0)) if metric.figures[0].kind != "flag" else (1.0, "")
     fields = []
     for figure in metric.figures:
-        value, title = _value(metric, figure, divisor)
+        value, title = value_of(metric, figure, divisor)
         change, mark = _change(figure)
-        fields.append(Shown(value, unit, title, change, mark, _note(figure, divisor), figure.test))
+        fields.append(Shown(value, unit, title, change, mark, _note(metric, figure, divisor), figure.test))
     return unit, fields
 
 
@@ -105,6 +113,14 @@ class MitigationRow:
     evidence: str
 
 
+def mitigation_state(entry: dict[str, Any]) -> str:
+    """The state in words where nothing could be switched."""
+    state = plain(entry.get("state"))
+    if entry.get("built_in") is True and state in ("on", "off", "absent"):
+        return "in this kernel for good" if state == "on" else "not in this kernel"
+    return "absent (this kernel has no such knob)" if state == "absent" else state
+
+
 def _exercised(value: object) -> str:
     return (
         {True: "yes", False: "not exercised"}.get(value, "cannot be told")
@@ -128,9 +144,9 @@ def mitigations(comparison: Comparison) -> list[MitigationRow]:
                         column.colour,
                         column.label,
                         *(
-                            _tally([plain(one.get(part)) for one in found])
-                            for part in ("requested", "read_back", "state")
+                            _tally([plain(one.get(part)) for one in found]) for part in ("requested", "read_back")
                         ),
+                        _tally([mitigation_state(one) for one in found]),
                         _tally([_exercised(one.get("exercised")) for one in found]),
                         _tally([plain(one.get("evidence")) for one in found]),
                     )

@@ -15,7 +15,7 @@ ROOT = Path(__file__).resolve().parents[2]
 RECORDS = ROOT / "tests/fixtures/records"
 sys.path[:0] = [str(ROOT), str(RECORDS)]
 
-from generate import make_run, write_lines  # noqa: E402
+from generate import make_run, make_swap_run, write_lines  # noqa: E402
 from reports import analysis  # noqa: E402
 from reports.model import load_run  # noqa: E402
 
@@ -40,6 +40,36 @@ def new_run(tmp_path: Path) -> Callable[..., Path]:
         return make_run(tmp_path / name, **({"step": 1.0} | options))
 
     return make
+
+
+@pytest.fixture
+def new_swap_run(tmp_path: Path) -> Callable[..., Path]:
+    """Makes a run of a scenario with several mitigations, which a test may damage."""
+
+    def make(name: str = "swap", **options: Any) -> Path:
+        return make_swap_run(tmp_path / name, **({"step": 1.0} | options))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def swap_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """Swap on dm-crypt on two kernels, every arm three times; not to be changed."""
+    path = tmp_path_factory.mktemp("swap")
+    return [make_swap_run(path / kernel, kernel) for kernel in ("6.1", "6.12")]
+
+
+@pytest.fixture
+def change_samples() -> Callable[..., None]:
+    """Lets `change` alter each sample of a cell."""
+
+    def change_all(cell_path: Path, change: Callable[[dict[str, Any]], None]) -> None:
+        samples = [json.loads(line) for line in (cell_path / "samples.jsonl").read_text().splitlines()]
+        for sample in samples:
+            change(sample)
+        write_lines(cell_path / "samples.jsonl", samples)
+
+    return change_all
 
 
 @pytest.fixture

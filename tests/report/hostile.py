@@ -26,6 +26,7 @@ SLAB_ROWS = (
     7,
 )
 GROUPS = ({TEXT: TEXT}, TEXT, 7, [], {"kernel": -1, "slab": 10**400}, {"kernel": 1e300, "slab": TEXT}, {"slab": 2**64})
+GROUPS += ({"cpu_ms": TEXT}, {"cpu_ms": 1e308}, {"cpu_ms": -1})
 
 
 def _hostile_slab() -> dict[str, Any]:
@@ -84,7 +85,7 @@ def make_hostile(path: Path) -> Path:
         rows = [json.loads(line) for line in samples]
         for index, row in enumerate(rows):
             row["slab"] |= _hostile_slab() | {TEXT: [5, 6, 4096, 90000]}
-            row["cgroups"] = _hostile_cgroups(index)
+            row["cgroups"] = row["threads"] = _hostile_cgroups(index)
             row["disk"][TEXT] = [0, 0, 0, int(1e12 * (row["t"] + 3)), 0, 0]
         lines = [json.dumps(row).encode() for row in rows] + [
             b"\xff\xfe\0",

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from reports import analysis, tables
+from reports import analysis, machine, tables
 
 
 def figures(comparison, name):
@@ -57,8 +57,57 @@ def test_four_repeats_can_be_significant(repeats, compared):
 
 def test_dying_early_is_no_good_time(repeats, compared):
     before, after = figures(compared(repeats), "elapsed_s")
-    assert before.unfinished == 4 and before.values == [] and before.median == float("inf")
+    assert before.never == 4 and before.values == [] and before.median == float("inf")
     assert after.direction == "better" and after.ratio is None and after.p == pytest.approx(2 / 70)
+
+
+def test_one_of_three_that_did_not_finish_is_told(new_run, compared, edit):
+    path = new_run(repeats=3)
+    edit(path / "cells/002-after-1/cell.json", verdict="hung")
+    comparison = compared(path)
+    metric = next(metric for metric in comparison.metrics if metric.name == "elapsed_s")
+    after = metric.figures[1]
+    assert after.never == 1 and after.median == max(after.values) and after.interval is None
+    assert "1 did not finish" in tables.shown(metric)[1][1].note.replace("\u00a0", " ")
+
+
+def test_not_to_fail_is_no_missing_time_of_failure(new_run, compared, edit):
+    path = new_run(repeats=4)
+    for repeat in range(1, 5):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", time_to_failure_s=9.0 + repeat)
+        units = {"time_to_failure_s": {"unit": "s", "better": "more", "label": "time to the first failure"}}
+        edit(path / f"cells/{2 * repeat:03d}-after-{repeat}/cell.json", units=units)
+    comparison = compared(path)
+    metric = next(metric for metric in comparison.metrics if metric.name == "time_to_failure_s")
+    before, after = metric.figures
+    assert after.never == 4 and after.complete and after.direction == "better" and after.p == pytest.approx(2 / 70)
+    assert tables.shown(metric)[1][1].value == "did not fail in 4 of 4"
+    arms = json.loads(machine.render(comparison))["metrics"]["time_to_failure_s"]["arms"]
+    assert (arms["after"]["did_not_fail"], arms["after"]["did_not_finish"], arms["after"]["median"]) == (4, 0, None)
+    edit(path / "cells/002-after-1/cell.json", verdict="corrupt")
+    assert not figures(compared(path), "time_to_failure_s")[1].complete, "it failed, and nobody knows when"
+
+
+@pytest.mark.parametrize(
+    "name, died, lived, told",
+    [
+        ("psi_memory_full_s", 4, 20, False),
+        ("psi_memory_full_s", 20, 4, True),
+        ("swap_out_mib", 100, 900, False),
+        ("standstill_max_ms", 10, 40, False),
+        ("standstill_max_ms", 40, 10, True),
+        ("swap_free_min_kib", 400, 100, False),
+        ("swap_free_min_kib", 100, 400, True),
+        ("swap_out_mib_s", 4, 20, True),
+    ],
+)
+def test_an_early_death_turns_no_comparison_around(new_run, compared, name, died, lived, told):
+    path = new_run(repeats=3)
+    for repeat in range(1, 4):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", **{name: died + repeat / 10})
+        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", **{name: lived + repeat / 10})
+    after = figures(compared(path), name)[1]
+    assert (after.direction != "", after.ratio is not None, after.p is not None) == (told,) * 3
 
 
 def test_survivors_alone_are_not_tested(repeats, compared):
@@ -77,12 +126,12 @@ def test_finished_despite_kills(new_run, compared, edit):
     path = new_run()
     cell = path / "cells/001-before-1/cell.json"
     edit(cell, verdict="oom", host={"ended_by": "guest"}, victims=[{"t": 1, "role": "bystander", "comm": "cron"}])
-    assert figures(compared(path), "elapsed_s")[0].unfinished == 0
+    assert figures(compared(path), "elapsed_s")[0].never == 0
     edit(cell, victims=[{"t": 1, "role": "workload", "comm": "fio"}])
-    assert figures(compared(path), "elapsed_s")[0].unfinished == 1
+    assert figures(compared(path), "elapsed_s")[0].never == 1
     edit(cell, victims=[{"t": 1, "role": "bystander", "comm": "cron"}])
     set_metric(path, "001-before-1", elapsed_s=None)
-    assert figures(compared(path), "elapsed_s")[0].unfinished == 1, "not over at the deadline"
+    assert figures(compared(path), "elapsed_s")[0].never == 1, "not over at the deadline"
 
 
 def test_order_of_metrics_is_that_of_the_fullest_cell(new_run, compared, edit):

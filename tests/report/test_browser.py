@@ -152,6 +152,25 @@ def test_light_dark_and_paper(show, repeats, tmp_path):
     assert len(base64.b64decode(browser.execute_cdp_cmd("Page.printToPDF", {})["data"])) > 20000
 
 
+def test_a_click_on_an_arm_shows_its_curves(show, new_swap_run):
+    browser = show(new_swap_run(repeats=1, step=2.0))
+    waiting = """
+        return document.getElementById("timeline").data.filter(
+          (t) => t.legendgroup === "only-reserves" && t.mode !== "markers").map((t) => t.visible);"""
+    assert set(browser.execute_script(waiting)) == {"legendonly"}
+    browser.execute_script(
+        """
+        const group = [...document.querySelectorAll("#timeline .legend .traces")].find(
+          (item) => item.textContent === "only-reserves");
+        for (const kind of ["mousedown", "mouseup"])
+          group.querySelector(".legendtoggle").dispatchEvent(new MouseEvent(kind, {bubbles: true}));"""
+    )
+    WebDriverWait(browser, 5, 0.05).until(lambda b: set(b.execute_script(waiting)) == {True})
+    for name in ("dark", "light"):
+        scheme(browser, name)
+        assert browser.get_log("browser") == []
+
+
 def test_hostile_record_does_nothing(show, tmp_path):
     browser = show(make_hostile(tmp_path / "hostile"))
     shown = browser.execute_script(HOVER)

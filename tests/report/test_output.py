@@ -136,7 +136,10 @@ def test_markdown(repeats, compared):
 
 def test_json(repeats, compared):
     data = json.loads(machine.render(compared(repeats)))
-    assert list(data) == ["schema", "summary", "runs", "arms", "metrics", "statistics", "losses", "other_losses"]
+    assert list(data) == [
+        *("schema", "summary", "runs", "arms", "metrics", "effects", "statistics", "losses", "other_losses")
+    ]
+    assert data["effects"] == [], "no arm has one mitigation alone"
     assert [(arm["label"], arm["verdicts"], arm["baseline"]) for arm in data["arms"]] == [
         ("before", {"panic": 4}, None),
         ("after", {"ok": 4}, "before"),

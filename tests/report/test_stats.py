@@ -18,6 +18,7 @@ from reports import stats
         ([1.0, 2.0, math.inf], 2.0),
         ([1.0, math.inf], math.inf),
         ([math.inf] * 2, math.inf),
+        ([-1.5e308, 1.5e308], 0.0),
     ],
 )
 def test_median(values, wanted):
@@ -56,6 +57,63 @@ def test_bootstrap_interval():
     assert stats.bootstrap_interval(values) == (low, high), "a report must repeat"
     assert stats.bootstrap_interval([1.0, 2.0]) is None
     assert stats.bootstrap_interval([1.0, 2.0, math.inf]) is None
+    assert stats.bootstrap_interval([-1.7e308, 1.7e308, 1.0, 2.0]) is None, "beyond a float's range"
+
+
+def test_bootstrap_of_a_ratio():
+    off, on = [300.0, 310.0, 320.0], [60.0, 61.0, 62.0]
+    low, high = stats.bootstrap_ratio(off, on)
+    assert (low, high) == (300 / 62, 320 / 60), "with three a side, every ratio that the values allow"
+    assert stats.bootstrap_ratio(off, on) == (low, high), "a report must repeat"
+    assert stats.ratio_of_medians(off, on) == pytest.approx(310 / 61)
+    inverse = stats.bootstrap_ratio(on, off)
+    assert inverse == (pytest.approx(60 / 320), pytest.approx(62 / 300))
+    same = stats.bootstrap_ratio([1.0, 2.0, 3.0, 4.0, 5.0], [1.1, 2.1, 2.9, 4.2, 4.8])
+    assert same[0] < 1 < same[1]
+
+
+def test_the_sides_of_a_ratio_are_drawn_apart():
+    side = [1.0, 2.0, 4.0, 8.0]
+    low, high = stats.bootstrap_ratio(side, side)
+    assert low < 0.6 and high > 1.7, "drawn together every ratio would be 1"
+
+
+@pytest.mark.parametrize(
+    "a, b",
+    [
+        ([], []),
+        ([1.0, 2.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, 3.0], [1.0, 2.0]),
+        ([1.0, 2.0, math.inf], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, 3.0], [1.0, 2.0, math.inf]),
+        ([1.0, 2.0, 3.0], [0.0, 2.0, 3.0]),
+        ([0.0, 2.0, 3.0], [1.0, 2.0, 3.0]),
+        ([-1.0, 2.0, 3.0], [1.0, 2.0, 3.0]),
+        ([1.0, 2.0, math.nan], [1.0, 2.0, 3.0]),
+        ([1e308] * 4, [1e-308] * 4),
+        ([1e-308] * 3, [1e308] * 3),
+    ],
+)
+def test_no_interval_of_a_ratio_that_may_not_be_there(a, b):
+    assert stats.bootstrap_ratio(a, b) is None
+
+
+@pytest.mark.parametrize(
+    "a, b, wanted",
+    [
+        ([6.0], [2.0], 3.0),
+        ([6.0, 6.0, math.inf], [2.0], 3.0),
+        ([6.0], [0.0], None),
+        ([0.0], [6.0], None),
+        ([math.inf], [6.0], None),
+        ([6.0], [math.inf], None),
+        ([1e308], [1e-308], None),
+        ([1e-308], [1e308], None),
+        ([], [1.0], None),
+    ],
+)
+def test_ratio_of_medians(a, b, wanted):
+    assert stats.ratio_of_medians(a, b) == wanted
 
 
 def test_fisher_and_poisson_known_values():
