@@ -1086,6 +1086,11 @@ static void cpu_of_kernel_threads_is_that_of_the_load(void **state)
 	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
 	assert_int_equal(ms, 30);
 	facts_free(&f);
+	/* They came while the load ran. */
+	read_facts("{\"t\":2,\"threads\":{\"age_ms\":0,\"groups\":{}}}\n" THREADS("3", "0", "100"), BEGIN END);
+	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	assert_int_equal(ms, 100);
+	facts_free(&f);
 	read_facts(THREADS("3", "0", "100"), BEGIN END);
 	assert_false(facts_thread_cpu_ms(&f, "kcryptd", &ms));
 	facts_free(&f);
