@@ -17,6 +17,7 @@
 #include <stdbool.h>
 #include <sys/mman.h>
 #include <sys/socket.h>
+#include <sys/stat.h>
 #include <sys/syscall.h>
 
 #define WAIT_MS	  20000
@@ -110,6 +111,20 @@ ssize_t read(int fd, void *buf, size_t size)
 
 	if (n == (ssize_t)strlen(NO_BUFFER) && memcmp(buf, NO_BUFFER, (size_t)n) == 0) {
 		errno = EPIPE;
+		return -1;
+	}
+	return n;
+}
+
+/* A file of /proc fails where its task is gone, or memory is; no file of a directory does. */
+ssize_t pread(int fd, void *buf, size_t size, off_t offset)
+{
+	ssize_t n = syscall(SYS_pread64, fd, buf, size, offset);
+
+	if (n != 5 && n != 6)
+		return n;
+	if (memcmp(buf, "ESRCH", (size_t)n) == 0 || memcmp(buf, "ENOMEM", (size_t)n) == 0) {
+		errno = n == 5 ? ESRCH : ENOMEM;
 		return -1;
 	}
 	return n;
@@ -218,8 +233,9 @@ static void after_the_start_it_allocates_nothing_and_takes_no_fault(void **state
 	struct bb box = fresh_box(8 << 20);
 	struct recorder_config config = { .period_ms = PERIOD_MS, .canary_ms = PERIOD_MS };
 	static const char groups[] = "\"groups\":{\"/\":{\"anon\":4096,\"slab\":8192}}";
+	static const char threads[] = "\"threads\":{\"age_ms\":";
 	struct needs before = { 0 }, after;
-	unsigned with_groups = 0;
+	unsigned with_groups = 0, with_threads = 0;
 	struct bb_cursor c;
 	struct bb_record r;
 	struct recorder recorder;
@@ -241,6 +257,8 @@ static void after_the_start_it_allocates_nothing_and_takes_no_fault(void **state
 	t_write(dir, "memory.stat", "anon 4096\nslab 8192\n");
 	config.group_ms = PERIOD_MS;
 	config.groups[0] = (struct recorder_group){ "/", dir };
+	config.thread_ms = PERIOD_MS;
+	config.threads[0] = "kswapd";
 	assert_int_equal(recorder_start(&recorder, &box, &config), 0);
 	for (uint64_t i = 1; i <= 5 + 50; i++) {
 		char record[64];
@@ -260,9 +278,12 @@ static void after_the_start_it_allocates_nothing_and_takes_no_fault(void **state
 	assert_int_equal(recorder_stop(&recorder), 0);
 	t_remove(dir);
 	c = bb_read(&box, BB_SAMPLES);
-	while (bb_next(&c, &r))
+	while (bb_next(&c, &r)) {
 		with_groups += memmem(r.data, r.len, groups, sizeof(groups) - 1) != NULL;
+		with_threads += memmem(r.data, r.len, threads, sizeof(threads) - 1) != NULL;
+	}
 	assert_true(with_groups > 10);
+	assert_true(with_threads > 10);
 	assert_int_equal(after.pages, before.pages);
 	assert_int_equal(atomic_load(&box.head->kmsg_lost), 54);
 	close(fds[0]);
@@ -520,6 +541,249 @@ static void of_a_flood_every_line_is_kept_or_counted(void **state)
 	bb_unmap(&box);
 }
 
+/* --- Kernel threads, of a directory in place of /proc --- */
+
+#define LOOK_MS 100
+#define KTHREAD 69238880 /* PF_KTHREAD and others, of a 6.1 guest */
+#define PROGRAM 4194560
+
+struct proc {
+	char *dir;
+	struct bb box;
+	struct recorder recorder;
+	struct recorder_config config;
+	unsigned witness; /* ticks of a thread that shows which look a sample is of */
+};
+
+static void put_task(const struct proc *p, int pid, const char *name, unsigned flags, unsigned ticks, unsigned start)
+{
+	char path[PATH_MAX], text[512];
+
+	snprintf(path, sizeof(path), "%s/%d", p->dir, pid);
+	mkdir(path, 0755);
+	snprintf(path, sizeof(path), "%d/stat", pid);
+	snprintf(text, sizeof(text), "%d (%s) I 2 0 0 0 -1 %u 0 0 0 0 %u %u 0 0 20 0 1 0 %u 0 0 0\n", pid, name, flags,
+		 ticks / 3, ticks - ticks / 3, start);
+	t_write(p->dir, path, text);
+}
+
+static void put_witness(struct proc *p)
+{
+	put_task(p, 999999, "witness", KTHREAD, p->witness, 1);
+}
+
+static void end_task(const struct proc *p, int pid)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%d/stat", p->dir, pid);
+	assert_int_equal(unlink(path), 0);
+	snprintf(path, sizeof(path), "%s/%d", p->dir, pid);
+	assert_int_equal(rmdir(path), 0);
+}
+
+static void begin_proc(struct proc *p)
+{
+	*p = (struct proc){ .dir = t_dir(), .box = fresh_box(32 << 20) };
+	p->config = (struct recorder_config){ .period_ms = PERIOD_MS,
+					      .thread_ms = LOOK_MS,
+					      .threads = { "kcryptd", "dmcrypt_write", "kswapd", "witness" } };
+	/* What is no process. */
+	t_write(p->dir, "meminfo", "");
+	t_write(p->dir, "10x", "");
+}
+
+static void watch(struct proc *p)
+{
+	p->config.proc_fd = open(p->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	assert_true(p->config.proc_fd > 0);
+	put_witness(p);
+	assert_int_equal(recorder_start(&p->recorder, &p->box, &p->config), 0);
+}
+
+static void end_proc(struct proc *p)
+{
+	assert_int_equal(recorder_stop(&p->recorder), 0);
+	close(p->config.proc_fd);
+	t_remove(p->dir);
+	bb_unmap(&p->box);
+}
+
+/* Whether the newest sample with kernel threads has this. */
+static bool newest_has(const struct proc *p, const char *text)
+{
+	struct bb_cursor c = bb_read(&p->box, BB_SAMPLES);
+	struct bb_record r;
+	bool has = false;
+
+	while (bb_next(&c, &r))
+		if (memmem(r.data, r.len, "\"threads\":", 10))
+			has = memmem(r.data, r.len, text, strlen(text)) != NULL;
+	return has;
+}
+
+static void wait_for_text(const struct proc *p, const char *text)
+{
+	int64_t deadline = clock_ns() + WAIT_MS * NS_PER_MS;
+
+	while (!newest_has(p, text)) {
+		if (clock_ns() > deadline)
+			fail_msg("no %s after %d ms", text, WAIT_MS);
+		clock_sleep_ms(PERIOD_MS);
+	}
+}
+
+/* Until a look has begun after now and is over: the one that sees the first change of the witness may be under way. */
+static void await_look(struct proc *p)
+{
+	char text[64];
+
+	for (int i = 0; i < 2; i++) {
+		p->witness++;
+		put_witness(p);
+		snprintf(text, sizeof(text), "\"witness\":{\"cpu_ms\":%u}", p->witness * 10);
+		wait_for_text(p, text);
+	}
+}
+
+/* Just these groups, and no others when it has looked again. */
+static void becomes(struct proc *p, const char *groups)
+{
+	char text[256];
+
+	snprintf(text, sizeof(text), "\"groups\":{%s\"witness\":", groups);
+	wait_for_text(p, text);
+	await_look(p);
+	if (!newest_has(p, text))
+		fail_msg("%s does not last", groups);
+}
+
+static void cpu_of_kernel_threads_is_added_up_by_name(void **state)
+{
+	struct proc p;
+
+	(void)state;
+	begin_proc(&p);
+	put_task(&p, 2, "kthreadd", KTHREAD, 1000, 1);
+	put_task(&p, 40, "kswapd0", KTHREAD, 100, 10);
+	put_task(&p, 41, "kswapd1", KTHREAD, 200, 10);
+	put_task(&p, 50, "kworker/u4:1-kcryptd/254:0", KTHREAD, 300, 20);
+	put_task(&p, 51, "kworker/u4:2+kcryptd/254:0", KTHREAD, 400, 20);
+	put_task(&p, 52, "kworker/0:1-events", KTHREAD, 500, 20);
+	put_task(&p, 99, "kswapd0", PROGRAM, 600, 30); /* somebody calls himself so */
+	t_write(p.dir, "99/comm", "kswapd0\n");
+	watch(&p);
+	/* What they used before is not ours. dmcrypt_write does not exist. */
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":0},\"kswapd\":{\"cpu_ms\":0},");
+	put_task(&p, 2, "kthreadd", KTHREAD, 2000, 1);
+	put_task(&p, 40, "kswapd0", KTHREAD, 101, 10);
+	put_task(&p, 41, "kswapd1", KTHREAD, 250, 10);
+	put_task(&p, 50, "kworker/u4:1-kcryptd/254:0", KTHREAD, 307, 20);
+	put_task(&p, 51, "kworker/u4:2+kcryptd/254:0", KTHREAD, 410, 20);
+	put_task(&p, 52, "kworker/0:1-events", KTHREAD, 900, 20);
+	put_task(&p, 99, "kswapd0", PROGRAM, 700, 30);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":170},\"kswapd\":{\"cpu_ms\":510},");
+	t_write(p.dir, "99/stat", "no task at all");
+	t_write(p.dir, "40/stat", "");
+	t_write(p.dir, "41/stat", "41 (kswapd1) I 2 0 0 0 -1 69238880 0 0 0 0 9999");
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":170},\"kswapd\":{\"cpu_ms\":510},");
+	put_task(&p, 40, "kswapd0", KTHREAD, 102, 10);
+	put_task(&p, 41, "kswapd1", KTHREAD, 251, 10);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":170},\"kswapd\":{\"cpu_ms\":530},");
+	assert_int_equal(count(&p.box, BB_EVENTS), 0);
+	end_proc(&p);
+}
+
+static void a_kworker_gives_its_growth_to_the_queue_that_it_serves(void **state)
+{
+	struct proc p;
+
+	(void)state;
+	begin_proc(&p);
+	put_task(&p, 50, "kworker/u4:1-events_unbound", KTHREAD, 300, 20);
+	watch(&p);
+	becomes(&p, "");
+	put_task(&p, 50, "kworker/u4:1+kcryptd/254:0", KTHREAD, 310, 20);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":100},");
+	put_task(&p, 50, "kworker/u4:1-writeback", KTHREAD, 350, 20);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":100},");
+	put_task(&p, 50, "kworker/u4:1-kcryptd/254:0", KTHREAD, 351, 20);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":110},");
+	end_proc(&p);
+}
+
+static void threads_that_come_and_go_are_counted_once(void **state)
+{
+	struct proc p;
+
+	(void)state;
+	begin_proc(&p);
+	put_task(&p, 50, "kworker/u4:1-kcryptd/254:0", KTHREAD, 300, 20);
+	put_task(&p, 60, "bash", PROGRAM, 10, 30);
+	watch(&p);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":0},");
+	put_task(&p, 50, "kworker/u4:1-kcryptd/254:0", KTHREAD, 310, 20);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":100},");
+	/* It ends; what was counted stays. */
+	end_task(&p, 50);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":100},");
+	/* A new one, of the same pid: all of its time is since the last look. */
+	put_task(&p, 50, "kworker/u4:3-kcryptd/254:0", KTHREAD, 5, 31);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":150},");
+	/* Ended and begun between two looks. */
+	put_task(&p, 50, "kworker/u4:4-kcryptd/254:0", KTHREAD, 7, 32);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":220},");
+	/* So is it where the file that was open tells that its task is gone. */
+	t_write(p.dir, "50/stat", "ESRCH");
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":220},");
+	put_task(&p, 50, "kworker/u4:4-kcryptd/254:0", KTHREAD, 1, 33);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":230},");
+	/* A pid that was a program's becomes a kernel thread's. */
+	put_task(&p, 60, "kworker/u4:5-kcryptd/254:0", KTHREAD, 9, 33);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":320},");
+	/* And one from before the record that could not be read until now. */
+	put_task(&p, 70, "kworker/u4:6-kcryptd/254:0", KTHREAD, 4000, 25);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":320},");
+	put_task(&p, 70, "kworker/u4:6-kcryptd/254:0", KTHREAD, 4001, 25);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":330},");
+	/* A read that fails for a while costs nothing. */
+	t_write(p.dir, "70/stat", "ENOMEM");
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":330},");
+	put_task(&p, 70, "kworker/u4:6-kcryptd/254:0", KTHREAD, 4003, 25);
+	becomes(&p, "\"kcryptd\":{\"cpu_ms\":350},");
+	end_proc(&p);
+}
+
+static void more_kernel_threads_than_it_can_follow_are_told(void **state)
+{
+	struct bb_cursor c;
+	struct bb_record r;
+	struct proc p;
+
+	(void)state;
+	begin_proc(&p);
+	/* Programs are no load for the table. */
+	for (int pid = 1; pid <= RECORDER_MAX_TASKS; pid++)
+		put_task(&p, pid, "bash", PROGRAM, 10, 30);
+	for (int i = 1; i < RECORDER_MAX_TASKS; i++)
+		put_task(&p, 10000 + i, "kworker/0:1-events", KTHREAD, 10, 30);
+	watch(&p);
+	becomes(&p, "");
+	assert_int_equal(count(&p.box, BB_EVENTS), 0);
+	for (int i = 1; i <= 3; i++)
+		put_task(&p, 30000 + i, "kworker/0:1-events", KTHREAD, 10, 31);
+	await_look(&p);
+	await_look(&p);
+	assert_int_equal(recorder_stop(&p.recorder), 0);
+	assert_int_equal(count(&p.box, BB_EVENTS), 1); /* once */
+	c = bb_read(&p.box, BB_EVENTS);
+	assert_true(bb_next(&c, &r));
+	assert_non_null(memmem(r.data, r.len, "\"kind\":\"threads-left-out\"", 25));
+	close(p.config.proc_fd);
+	t_remove(p.dir);
+	bb_unmap(&p.box);
+}
+
 static int set_up(void **state)
 {
 	(void)state;
@@ -540,6 +804,10 @@ int main(void)
 		cmocka_unit_test(a_full_box_costs_the_oldest_samples_and_no_event),
 		cmocka_unit_test(slabinfo_is_left_out_while_the_slab_stands_still),
 		cmocka_unit_test(of_a_flood_every_line_is_kept_or_counted),
+		cmocka_unit_test(cpu_of_kernel_threads_is_added_up_by_name),
+		cmocka_unit_test(a_kworker_gives_its_growth_to_the_queue_that_it_serves),
+		cmocka_unit_test(threads_that_come_and_go_are_counted_once),
+		cmocka_unit_test(more_kernel_threads_than_it_can_follow_are_told),
 	};
 
 	return cmocka_run_group_tests_name("recorder", tests, set_up, NULL);

@@ -139,6 +139,132 @@ static void hostile_text_is_survived(void **state)
 	}
 }
 
+/* --- /proc/PID/stat --- */
+
+/* Of a 6.1 guest; the fields behind the start time are 30 more. */
+#define STAT(name, flags, user, system, start)                                                                         \
+	"37 (" name ") I 2 0 0 0 -1 " flags " 0 0 0 0 " user " " system " 0 0 20 0 1 0 " start                         \
+	" 0 0 18446744073709551615 0 0 0 0 0 0 0 2147483647 0 0 0 0 17 1 0 0 0 0 0 0 0 0 0 0 0 0 0\n"
+#define KTHREAD "69238880" /* PF_KTHREAD and others */
+#define USER	"4194560"
+
+static bool task_of(struct task_stat *task, const char *text)
+{
+	return source_task(task, text, strlen(text));
+}
+
+static void a_task_is_read_whatever_its_name_is(void **state)
+{
+	static const struct {
+		const char *text, *name;
+	} cases[] = {
+		{ STAT("kswapd0", KTHREAD, "12", "345", "77"), "kswapd0" },
+		{ STAT("kworker/u4:1-kcryptd/254:0", KTHREAD, "12", "345", "77"), "kworker/u4:1-kcryptd/254:0" },
+		{ STAT("a b", KTHREAD, "12", "345", "77"), "a b" },
+		{ STAT(") R 1 (", KTHREAD, "12", "345", "77"), ") R 1 (" },
+		{ STAT("", KTHREAD, "12", "345", "77"), "" },
+	};
+	struct task_stat task;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		assert_true(task_of(&task, cases[i].text));
+		assert_string_equal(task.name, cases[i].name);
+		assert_true(task.is_kernel_thread);
+		assert_int_equal(task.ticks, 357);
+		assert_int_equal(task.start, 77);
+	}
+	assert_true(task_of(&task, STAT("kswapd0", USER, "1", "2", "3")));
+	assert_false(task.is_kernel_thread);
+}
+
+static void a_kworker_serves_the_queue_behind_its_name(void **state)
+{
+	static const struct {
+		const char *name, *watched;
+		bool serves;
+	} cases[] = {
+		{ "kswapd0", "kswapd", true },
+		{ "kswapd0", "kswapd0", true },
+		{ "kswapd0", "kswapd00", false },
+		{ "my-kswapd0", "kswapd", false },
+		{ "dmcrypt_write/254:0", "dmcrypt_write", true },
+		{ "kcryptd/254:0", "kcryptd", true }, /* a rescuer, before 6.8 */
+		{ "kworker/R-kcryptd/254:0", "kcryptd", true },
+		{ "kworker/u4:1-kcryptd/254:0", "kcryptd", true },
+		{ "kworker/u4:1+kcryptd/254:0", "kcryptd", true },
+		{ "kworker/u4:1-kcryptd_io/254:0", "kcryptd_io", true },
+		{ "kworker/u4:1-my-kcryptd", "kcryptd", false },
+		{ "kworker/u4:1", "kcryptd", false },
+		{ "kworker/u4:1-", "kcryptd", false },
+		{ "kworker/u4:1-events_unbound", "kcryptd", false },
+		{ "kworker/0:1H-kblockd", "kworker/0:1H", true },
+	};
+	struct task_stat task = { .is_kernel_thread = true };
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
+		strcpy(task.name, cases[i].name);
+		if (source_serves(&task, cases[i].watched) != cases[i].serves)
+			fail_msg("%s, %s", cases[i].name, cases[i].watched);
+	}
+	/* A program may call itself what it likes. */
+	strcpy(task.name, "kswapd0");
+	task.is_kernel_thread = false;
+	assert_false(source_serves(&task, "kswapd"));
+	strcpy(task.name, "kworker/0:1");
+	assert_false(source_is_kworker(&task));
+}
+
+static void a_task_that_is_cut_off_or_hostile_is_none(void **state)
+{
+	static const char whole_line[] = STAT("kworker/u4:1-kcryptd/254:0", KTHREAD, "12", "345", "77");
+	static const char *const hostile[] = {
+		"",
+		"\n",
+		"(",
+		")",
+		")(\n",
+		"()",
+		"()\n",
+		"1 (a) R\n",
+		"1 (a\n",
+		"1 a) I 2 0 0 0 -1 69238880 0 0 0 0 12 345 0 0 20 0 1 0 77\n",
+		STAT("a", "-1", "1", "2", "3"),
+		STAT("a", "x", "1", "2", "3"),
+		STAT("a", KTHREAD, "-1", "2", "3"),
+		STAT("a", KTHREAD, "1", "99999999999999999999999", "3"),
+		STAT("a", KTHREAD, "1", "2", "3x"),
+		STAT("0123456789012345678901234567890123456789012345678901234567890123", KTHREAD, "1", "2", "3"),
+	};
+	struct task_stat task;
+
+	(void)state;
+	for (size_t len = 0; len < sizeof(whole_line) - 1; len++)
+		assert_false(source_task(&task, whole_line, len));
+	assert_true(source_task(&task, whole_line, sizeof(whole_line) - 1));
+	for (size_t i = 0; i < sizeof(hostile) / sizeof(hostile[0]); i++)
+		if (task_of(&task, hostile[i]))
+			fail_msg("%zu: %s", i, hostile[i]);
+}
+
+static void this_process_is_no_kernel_thread(void **state)
+{
+	char text[2048];
+	struct task_stat task;
+	FILE *f = fopen("/proc/self/stat", "r");
+	size_t len;
+
+	(void)state;
+	assert_non_null(f);
+	len = fread(text, 1, sizeof(text), f);
+	fclose(f);
+	assert_true(source_task(&task, text, len));
+	assert_string_equal(task.name, "test_sources");
+	assert_false(task.is_kernel_thread);
+	assert_true(task.start > 0);
+}
+
 /* The running kernel's own files, whatever it is: they must parse, and meminfo must give its total. */
 static void this_kernels_files_parse(void **state)
 {
@@ -180,6 +306,10 @@ int main(void)
 		cmocka_unit_test(samples_hold_what_the_files_say),
 		cmocka_unit_test(a_truncated_file_gives_fewer_figures_never_wrong_ones),
 		cmocka_unit_test(hostile_text_is_survived),
+		cmocka_unit_test(a_task_is_read_whatever_its_name_is),
+		cmocka_unit_test(a_kworker_serves_the_queue_behind_its_name),
+		cmocka_unit_test(a_task_that_is_cut_off_or_hostile_is_none),
+		cmocka_unit_test(this_process_is_no_kernel_thread),
 		cmocka_unit_test(this_kernels_files_parse),
 	};
 

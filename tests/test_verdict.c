@@ -800,6 +800,20 @@ static void a_crawl_that_comes_in_bursts_is_a_livelock_too(void **state)
 	assert_true(found.to_t - found.from_t > 75);
 }
 
+static void of_two_livelocks_the_first_is_told(void **state)
+{
+	struct series s;
+	struct livelock found;
+
+	(void)state;
+	series_from(&s, 0);
+	pass(&s, 70, false, 0, 0, 1);
+	pass(&s, 10, false, FAST, 0, 1);
+	pass(&s, 200, false, 0, 0, 1);
+	assert_true(livelocked(&s, BEGIN, 1, &found));
+	assert_true(found.from_t == 1 && found.to_t == 70);
+}
+
 static void stand_still(struct series *s, double from, int seconds)
 {
 	series_from(s, from);
@@ -1087,6 +1101,11 @@ static void cpu_of_kernel_threads_is_that_of_the_load(void **state)
 	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
 	assert_int_equal(ms, 30);
 	facts_free(&f);
+	/* They came while the load ran. */
+	read_facts("{\"t\":2,\"threads\":{\"age_ms\":0,\"groups\":{}}}\n" THREADS("3", "0", "100"), BEGIN END);
+	assert_true(facts_thread_cpu_ms(&f, "kcryptd", &ms));
+	assert_int_equal(ms, 100);
+	facts_free(&f);
 	read_facts(THREADS("3", "0", "100"), BEGIN END);
 	assert_false(facts_thread_cpu_ms(&f, "kcryptd", &ms));
 	facts_free(&f);
@@ -1269,6 +1288,7 @@ int main(void)
 		TEST(a_minute_under_pressure_with_hardly_a_page_is_a_livelock),
 		TEST(a_gap_in_the_samples_is_time_like_any_other),
 		TEST(a_crawl_that_comes_in_bursts_is_a_livelock_too),
+		TEST(of_two_livelocks_the_first_is_told),
 		TEST(what_is_no_livelock_though_nothing_moves),
 		TEST(without_psi_or_without_swap_there_is_no_livelock_to_be_found),
 		TEST(a_livelock_stands_behind_kills_and_before_what_it_brings_about),

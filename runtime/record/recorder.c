@@ -8,6 +8,7 @@
 #include "record/klog.h"
 #include "record/sources.h"
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
@@ -40,6 +41,9 @@
 #define DM_REPLY_SIZE	   16384
 #define ASIDE_SIZE	   (64 * 1024) /* slabinfo is 30 KiB on a busy server, its JSON half of that */
 #define STAT_SIZE	   8192	       /* memory.stat of 7.2 has 3 KiB */
+#define TASK_SIZE	   2048	       /* 52 numbers of 20 digits and a name in a line of /proc/PID/stat */
+#define DIRENTS_SIZE	   (16 * 1024) /* 500 processes at a time */
+#define LOOK_AGAIN	   16 /* looks until a task that was of no interest is read again: its pid may be another's */
 
 #define LOST_EVENTS_MAX 10000 /* 1.4 MiB of an area that has 12 at least */
 #define SLAB_MOVED	100   /* a hundredth of it */
@@ -69,6 +73,13 @@ struct aside {
 	int64_t ns; /* when it was read; 0: not yet */
 };
 
+struct task {
+	pid_t pid;
+	int fd; /* of its stat, which goes on being this task's; -1: of no interest */
+	uint64_t start, ticks;
+	unsigned look; /* that last saw it */
+};
+
 enum { MEMORY_STAT, MEMORY_EVENTS, CGROUP_STAT, N_GROUP_FILES };
 
 /* All of the recorder's state. One instance, in the recorder's process, locked in memory. */
@@ -89,11 +100,26 @@ static struct {
 	_Atomic bool kmsg_drained;	 /* after the stop: nothing is left in the kernel log */
 
 	int dm_control;
-	struct aside dm, groups, slab;
+	struct aside dm, groups, slab, threads;
 	int64_t slab_put_ns; /* of the slabinfo that the newest sample with one has */
 	char slab_text[TEXT_SIZE];
 	int group_files[RECORDER_MAX_GROUPS][N_GROUP_FILES];
 	char stat[STAT_SIZE];
+
+	/* Of the thread that follows kernel threads. */
+	int proc;
+	struct task tasks[RECORDER_MAX_TASKS];
+	size_t n_tasks;
+	unsigned look;
+	uint64_t newest; /* start of the newest task that the first look saw */
+	struct {
+		bool seen;
+		uint64_t ticks;
+	} thread_cpu[RECORDER_MAX_NAMES];
+	long ticks_s;
+	bool left_out_told;
+	char task_text[TASK_SIZE];
+	_Alignas(struct dirent64) char dirents[DIRENTS_SIZE];
 
 	char text[TEXT_SIZE];
 	char line[LINE_SIZE];
@@ -285,6 +311,7 @@ static void take_sample(int64_t due, uint64_t missed)
 	sample_canary(&j, clock_ns());
 	sample_aside(&j, "dm", "targets", &rec.dm, begin);
 	sample_aside(&j, "cgroups", "groups", &rec.groups, begin);
+	sample_aside(&j, "threads", "groups", &rec.threads, begin);
 	jsonw_fixed(&j, "took_ms", (clock_ns() - begin) / 1000, 3);
 	jsonw_object_end(&j);
 	len = jsonw_line(&j);
@@ -511,6 +538,187 @@ static void read_groups(struct jsonw *j)
 	jsonw_object_end(j);
 }
 
+/* --- Kernel threads --- */
+
+/* Any other error than that the task is gone is the storm's, and passes. */
+static bool read_task(int fd, struct task_stat *stat, bool *ended)
+{
+	ssize_t n = pread(fd, rec.task_text, sizeof(rec.task_text), 0);
+
+	*ended = n < 0 && errno == ESRCH;
+	return n > 0 && source_task(stat, rec.task_text, (size_t)n);
+}
+
+/* The number of the name that it goes under, or RECORDER_MAX_NAMES. */
+static size_t group_of(const struct task_stat *stat)
+{
+	for (size_t i = 0; i < RECORDER_MAX_NAMES && rec.config.threads[i]; i++)
+		if (source_serves(stat, rec.config.threads[i]))
+			return i;
+	return RECORDER_MAX_NAMES;
+}
+
+/* To the queue that a kworker serves now, whichever it served for most of the time since the last look. */
+static void count_task(struct task *task, const struct task_stat *stat)
+{
+	size_t group = group_of(stat);
+
+	if (group < RECORDER_MAX_NAMES) {
+		rec.thread_cpu[group].seen = true;
+		rec.thread_cpu[group].ticks += stat->ticks > task->ticks ? stat->ticks - task->ticks : 0;
+	}
+	task->ticks = stat->ticks;
+}
+
+/* What a task had used before the first look is not counted; one that began since is new from its begin on. */
+static void begin_task(struct task *task, const struct task_stat *stat)
+{
+	if (rec.look == 1 && stat->start > rec.newest)
+		rec.newest = stat->start;
+	task->start = stat->start;
+	task->ticks = rec.look > 1 && stat->start > rec.newest ? 0 : stat->ticks;
+}
+
+static struct task *find_task(pid_t pid)
+{
+	for (size_t i = 0; i < rec.n_tasks; i++)
+		if (rec.tasks[i].pid == pid)
+			return &rec.tasks[i];
+	return NULL;
+}
+
+static void forget_task(struct task *task)
+{
+	if (task->fd >= 0)
+		close(task->fd);
+	*task = rec.tasks[--rec.n_tasks];
+}
+
+/* A place in the table; tasks of no interest are there only to be left alone, and make room. */
+static struct task *new_task(bool of_interest)
+{
+	if (rec.n_tasks == RECORDER_MAX_TASKS)
+		for (size_t i = 0; of_interest && i < rec.n_tasks; i++)
+			if (rec.tasks[i].fd < 0)
+				return &rec.tasks[i];
+	return rec.n_tasks < RECORDER_MAX_TASKS ? &rec.tasks[rec.n_tasks++] : NULL;
+}
+
+static void tell_left_out(const char *why)
+{
+	char line[256];
+	struct jsonw j;
+	size_t len;
+
+	if (rec.left_out_told)
+		return;
+	rec.left_out_told = true;
+	jsonw_init(&j, line, sizeof(line));
+	jsonw_object(&j, NULL);
+	jsonw_seconds(&j, "t", clock_ns());
+	jsonw_str(&j, "kind", "threads-left-out");
+	jsonw_str(&j, "raw", why);
+	jsonw_object_end(&j);
+	len = jsonw_line(&j);
+	if (len)
+		bb_append(rec.box, BB_EVENT, line, len);
+}
+
+static void meet_task(pid_t pid)
+{
+	struct task_stat stat;
+	bool of_interest, ended;
+	struct task *task;
+	char path[32];
+	int fd;
+
+	snprintf(path, sizeof(path), "%d/stat", (int)pid);
+	fd = openat(rec.proc, path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0) {
+		if (errno != ENOENT && errno != ESRCH && errno != ENOMEM)
+			tell_left_out(strerror(errno));
+		return;
+	}
+	if (!read_task(fd, &stat, &ended)) {
+		close(fd);
+		return;
+	}
+	/* Any kworker: it may serve one of the queues later. */
+	of_interest = source_is_kworker(&stat) || group_of(&stat) < RECORDER_MAX_NAMES;
+	task = new_task(of_interest);
+	if (!task && of_interest)
+		tell_left_out("no room to follow more kernel threads");
+	if (!task || !of_interest)
+		close(fd);
+	if (!task)
+		return;
+	*task = (struct task){ .pid = pid, .fd = of_interest ? fd : -1, .look = rec.look };
+	begin_task(task, &stat);
+	if (of_interest)
+		count_task(task, &stat);
+}
+
+static void look_at_task(pid_t pid)
+{
+	struct task *task = find_task(pid);
+	struct task_stat stat;
+	bool ended = false;
+
+	if (!task) {
+		meet_task(pid);
+		return;
+	}
+	task->look = rec.look;
+	if (task->fd < 0) {
+		ended = (rec.look + (unsigned)pid) % LOOK_AGAIN == 0;
+	} else if (read_task(task->fd, &stat, &ended)) {
+		if (stat.start != task->start)
+			begin_task(task, &stat);
+		count_task(task, &stat);
+	}
+	if (ended) {
+		forget_task(task);
+		meet_task(pid);
+	}
+}
+
+/* False: not all were seen. */
+static bool look_at_tasks(void)
+{
+	ssize_t n;
+
+	lseek(rec.proc, 0, SEEK_SET);
+	while ((n = getdents64(rec.proc, rec.dirents, sizeof(rec.dirents))) > 0) {
+		const struct dirent64 *d;
+
+		for (ssize_t at = 0; at < n; at += d->d_reclen) {
+			d = (const struct dirent64 *)(rec.dirents + at);
+			if (d->d_name[0] >= '1' && d->d_name[0] <= '9')
+				look_at_task((pid_t)strtol(d->d_name, NULL, 10));
+		}
+	}
+	return n == 0;
+}
+
+/* The kernel takes wq_pool_attach_mutex to tell a kworker's name, which whoever makes a new worker holds meanwhile. */
+static void read_threads(struct jsonw *j)
+{
+	rec.look++;
+	if (look_at_tasks())
+		for (size_t i = rec.n_tasks; i-- > 0;)
+			if (rec.tasks[i].look != rec.look)
+				forget_task(&rec.tasks[i]);
+	jsonw_object(j, NULL);
+	for (size_t i = 0; i < RECORDER_MAX_NAMES && rec.config.threads[i]; i++) {
+		if (!rec.thread_cpu[i].seen)
+			continue;
+		jsonw_object(j, rec.config.threads[i]);
+		jsonw_u64(j, "cpu_ms", rec.thread_cpu[i].ticks * 1000 / (uint64_t)rec.ticks_s);
+		jsonw_object_end(j);
+	}
+	jsonw_object_end(j);
+}
+
 static void *aside_thread(void *arg)
 {
 	struct aside *a = arg;
@@ -609,8 +817,11 @@ static int prepare(void)
 	rec.canary = rec.config.canary_ms ? open("/proc/sys/vm/stat_refresh", O_WRONLY | O_CLOEXEC) : -1;
 	rec.dm_control = rec.config.dm[0] ? open("/dev/mapper/control", O_RDWR | O_CLOEXEC) : -1;
 	open_groups();
+	rec.proc = rec.config.proc_fd ? rec.config.proc_fd : open("/proc", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	rec.ticks_s = sysconf(_SC_CLK_TCK);
 	pthread_mutex_init(&rec.dm.lock, NULL);
 	pthread_mutex_init(&rec.slab.lock, NULL);
+	pthread_mutex_init(&rec.threads.lock, NULL);
 	pthread_mutex_init(&rec.groups.lock, NULL); /* the sampler tries them whether there is a thread or not */
 
 	/* Best effort on purpose: without the privilege the record says how late it was. */
@@ -627,6 +838,8 @@ static int prepare(void)
 		err = start_aside(&rec.slab, read_slab, 0);
 	if (!err && rec.config.groups[0].name)
 		err = start_aside(&rec.groups, read_groups, rec.config.group_ms);
+	if (!err && rec.config.threads[0] && rec.proc >= 0)
+		err = start_aside(&rec.threads, read_threads, rec.config.thread_ms);
 	/* Last, so that the threads' stacks are locked with the rest. */
 	if (!err && mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
 		err = errno == EPERM || errno == ENOMEM ? 0 : -errno;

@@ -5,7 +5,8 @@
  * It must not need what the storm takes away. Before it reports ready it has opened every file, taken and locked all
  * its memory, and protected itself from the OOM killer; from then on it reads with pread(2) into fixed buffers and
  * formats into fixed buffers. What can block on the system under test (the workqueue canary, slabinfo, device-mapper
- * ioctls, cgroup files) has a thread of its own, so that the sampler is late only when the machine does not run it.
+ * ioctls, cgroup files, kernel threads) has a thread of its own, so that the sampler is late only when the machine does
+ * not run it. Kernel threads come and go with the load: to follow them is the one thing that opens files later on.
  *
  * Every loss is counted: ticks left out, log records overwritten before they were read, records refused by a full box.
  */
@@ -18,6 +19,8 @@
 
 #define RECORDER_MAX_DM	    64 /* device-mapper devices watched; dmtest's largest set needs 17 */
 #define RECORDER_MAX_GROUPS 8
+#define RECORDER_MAX_NAMES  16	/* of kernel threads */
+#define RECORDER_MAX_TASKS  512 /* kernel threads followed, each with an open file: half of the usual RLIMIT_NOFILE */
 
 /*
  * slabinfo costs more than all other files together, and reading it takes the locks that the load needs. It is in every
@@ -40,7 +43,14 @@ struct recorder_config {
 	const char *dm[RECORDER_MAX_DM]; /* names; NULL ends them */
 	unsigned group_ms;		 /* between looks at the cgroups */
 	struct recorder_group groups[RECORDER_MAX_GROUPS + 1]; /* no name ends them */
+	unsigned thread_ms;				       /* between looks at the kernel threads */
+	/*
+	 * Whose CPU time is added up, by how the names begin, those of work queues for kworkers; NULL ends them. What
+	 * fits two names belongs to the first.
+	 */
+	const char *threads[RECORDER_MAX_NAMES + 1];
 	int kmsg_fd; /* > 0: a non-blocking stand-in for /dev/kmsg, for tests */
+	int proc_fd; /* > 0: a directory in place of /proc for the kernel threads, for tests */
 };
 
 struct recorder {

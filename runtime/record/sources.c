@@ -4,6 +4,8 @@
 #include <string.h>
 #include <unistd.h>
 
+#define PF_KTHREAD 0x00200000 /* include/linux/sched.h */
+
 struct span {
 	const char *p, *end;
 };
@@ -303,6 +305,55 @@ void source_cgroup(struct jsonw *j, const char *text, size_t len)
 			break;
 		}
 	}
+}
+
+static bool skip_words(struct span *line, int n)
+{
+	struct span word;
+
+	while (n-- > 0)
+		if (!next_word(line, &word))
+			return false;
+	return true;
+}
+
+/* "pid (name) state ...": fields 9, 14, 15 and 22 of proc_pid_stat(5). A name may hold blanks and parentheses. */
+bool source_task(struct task_stat *task, const char *text, size_t len)
+{
+	const char *open = memchr(text, '(', len), *close = memrchr(text, ')', len);
+	uint64_t flags, user, system;
+	struct span rest, line, name;
+
+	if (!open || !close || close < open)
+		return false;
+	name = (struct span){ open + 1, close };
+	rest = (struct span){ close + 1, text + len };
+	if (!span_copy(&name, task->name, sizeof(task->name)) || !next_line(&rest, &line) || !skip_words(&line, 6) ||
+	    !next_u64(&line, &flags) || !skip_words(&line, 4) || !next_u64(&line, &user) || !next_u64(&line, &system) ||
+	    !skip_words(&line, 6) || !next_u64(&line, &task->start))
+		return false;
+	task->is_kernel_thread = flags & PF_KTHREAD;
+	task->ticks = user + system;
+	return true;
+}
+
+bool source_is_kworker(const struct task_stat *task)
+{
+	return task->is_kernel_thread && strncmp(task->name, "kworker/", 8) == 0;
+}
+
+/*
+ * "kworker/u4:1-kcryptd/254:0": behind the first '-', or '+' while it works, is what it serves, or served last
+ * (wq_worker_comm(), kernel/workqueue.c).
+ */
+bool source_serves(const struct task_stat *task, const char *name)
+{
+	size_t len = strlen(name), own = strcspn(task->name, "+-");
+
+	if (!task->is_kernel_thread)
+		return false;
+	return strncmp(task->name, name, len) == 0 ||
+	       (source_is_kworker(task) && task->name[own] && strncmp(task->name + own + 1, name, len) == 0);
 }
 
 void source_zoneinfo(struct jsonw *j, const char *text, size_t len)

@@ -30,6 +30,19 @@ void source_slabinfo(struct jsonw *j, const char *name, const char *text, size_t
  * those that speak about kernel memory, kills and dying groups, under the kernel's names and in its units (bytes).
  */
 void source_cgroup(struct jsonw *j, const char *text, size_t len);
+/* What /proc/PID/stat says of a task. */
+struct task_stat {
+	char name[64]; /* as long as the kernel's own buffer for it (do_task_stat(), fs/proc/array.c) */
+	bool is_kernel_thread;
+	uint64_t ticks; /* user and system time, in USER_HZ */
+	uint64_t start; /* ticks from boot to its start: tells tasks of one pid apart */
+};
+
+/* False: the text is cut off, or is something else. */
+bool source_task(struct task_stat *task, const char *text, size_t len);
+bool source_is_kworker(const struct task_stat *task);
+/* Whether a kernel thread is called so, or is a kworker that serves a work queue called so: by how the name begins. */
+bool source_serves(const struct task_stat *task, const char *name);
 /* /proc/zoneinfo: the Movable zones of all nodes added up. */
 void source_zoneinfo(struct jsonw *j, const char *text, size_t len);
 /* /proc/diskstats without loop and RAM disks. */

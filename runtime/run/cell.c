@@ -37,6 +37,7 @@
 #define TEARDOWN_S	30 /* swapping off takes the most */
 #define DM_PERIOD_MS	1000
 #define GROUP_PERIOD_MS 1000
+#define TASK_PERIOD_MS	1000
 #define SHRINK_S	10	   /* under emulation 150 caches take about one */
 #define ROUND_PAUSE_MS	500	   /* of the bystander */
 #define TOOL_FILE_MAX	(4U << 20) /* of a tool's output, kept in the record */
@@ -648,6 +649,23 @@ static void watch_groups(struct recorder_config *config)
 	}
 }
 
+/* Those of all workloads, each name once. */
+static void watch_threads(struct recorder_config *config, const struct spec *spec)
+{
+	size_t n = 0, at;
+
+	for (size_t i = 0; i < spec->n_workloads; i++) {
+		const char *const *name = spec->workloads[i].workload->watch_threads;
+
+		for (; name && *name && n < RECORDER_MAX_NAMES; name++) {
+			for (at = 0; at < n && strcmp(config->threads[at], *name) != 0; at++)
+				;
+			config->threads[at] = *name;
+			n += at == n;
+		}
+	}
+}
+
 static int start_recorder(struct cell_run *r)
 {
 	static char names[RECORDER_MAX_DM][64];
@@ -657,11 +675,13 @@ static int start_recorder(struct cell_run *r)
 		.canary_ms = r->spec->canary_ms,
 		.dm_ms = DM_PERIOD_MS,
 		.group_ms = GROUP_PERIOD_MS,
+		.thread_ms = TASK_PERIOD_MS,
 	};
 	unsigned n = 0;
 	int err;
 
 	watch_groups(&config);
+	watch_threads(&config, r->spec);
 
 	for (size_t i = 0; i < r->spec->n_workloads; i++) {
 		const struct cell *c = &r->cells[i];

@@ -117,6 +117,7 @@ struct counters {
 	struct disk_row disk_last[FACTS_MAX_DISKS]; /* in the sample before */
 	struct disk_row disk_mean[FACTS_MAX_DISKS]; /* where the mean under way began */
 	size_t victims;				    /* killed before this sample, by the log */
+	bool threads;				    /* a sample has had kernel threads */
 	int err;
 };
 
@@ -406,21 +407,25 @@ static struct thread_cpu *threads_called(struct facts *f, const char *name)
 	return c;
 }
 
-/* From the last look before the start line, or the first behind it, to the last look before the load's end. */
-static void threads_of_sample(struct facts *f, json_t *threads, double t)
+/*
+ * From the last look before the start line, or the first behind it, to the last look before the load's end. A name that
+ * was not there at an earlier look had used nothing until then.
+ */
+static void threads_of_sample(struct facts *f, json_t *threads, double t, struct counters *first)
 {
+	json_t *groups = json_object_get(threads, "groups"), *group;
 	double read_t = t - number(threads, "age_ms") / 1000;
 	const char *name;
-	json_t *group;
 
-	if (!f->started || (f->run_ended && read_t > f->run_end_t))
+	if (!groups || !f->started || (f->run_ended && read_t > f->run_end_t))
 		return;
-	json_object_foreach (json_object_get(threads, "groups"), name, group) {
+	json_object_foreach (groups, name, group) {
 		struct thread_cpu *c = threads_called(f, name);
 		uint64_t ms = counter(group, "cpu_ms");
 
 		if (!c || !json_is_integer(json_object_get(group, "cpu_ms")))
 			continue;
+		c->have_first |= first->threads;
 		if (c->have_first && read_t > 0) {
 			c->seen = true;
 			c->cpu_ms = ms > c->first_ms ? ms - c->first_ms : 0;
@@ -429,6 +434,7 @@ static void threads_of_sample(struct facts *f, json_t *threads, double t)
 			c->first_ms = ms;
 		}
 	}
+	first->threads = true;
 }
 
 static void load_of_sample(struct facts *f, json_t *s, json_t *psi, double t, struct counters *first)
@@ -517,7 +523,7 @@ static void one_sample(struct facts *f, json_t *s, struct counters *first)
 		first->err = add_point(f, mem, vm, psi, t, first);
 	if (in_load(f, t))
 		load_of_sample(f, s, psi, t, first);
-	threads_of_sample(f, json_object_get(s, "threads"), t);
+	threads_of_sample(f, json_object_get(s, "threads"), t, first);
 }
 
 /* --- Events --- */

@@ -88,6 +88,8 @@ struct workload {
 	const char *const *programs;	 /* programs it runs */
 	const char *const *watch_caches; /* slab caches whose curves tell its story */
 	const char *const *exercises;	 /* kernel code it claims to hit */
+	/* Kernel threads whose CPU time is recorded, by how their names begin; for a kworker its work queue's. */
+	const char *const *watch_threads;
 	const struct opt *opts;
 	size_t opts_size;
 	const struct mitigation *mitigations;
