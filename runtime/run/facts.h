@@ -79,6 +79,8 @@ struct facts {
 	/* While the load ran: swap, if the machine has any, the devices, the kernel threads. */
 	bool have_swap, have_swap_io, have_refaults;
 	uint64_t swap_total_kib, swap_free_min_kib, refaults;
+	bool have_swap_in_flight;
+	uint64_t swap_in_flight_peak; /* pages; where cell_device() told of a "swap" */
 	double swap_out_mib, swap_in_mib;
 	double swap_out_mib_s, swap_in_mib_s; /* mean over the time seen; < 0: not known */
 	double psi_full_share;		      /* of that time, in which all tasks waited for memory; < 0: not known */

@@ -271,6 +271,8 @@ static void add_swap(struct metrics *m, const struct facts *f)
 {
 	bool have_io = f->have_swap && f->have_swap_io;
 
+	add_int(m, f->have_swap_in_flight, "swap_in_flight_peak", f->swap_in_flight_peak, "pages", LESS,
+		"pages on their way to the swap device at the most");
 	add_real(m, have_io, "swap_out_mib", f->swap_out_mib, "MiB", NEITHER, "written to swap");
 	add_real(m, have_io, "swap_in_mib", f->swap_in_mib, "MiB", NEITHER, "read from swap");
 	add_real(m, have_io && f->swap_out_mib_s >= 0, "swap_out_mib_s", f->swap_out_mib_s, "MiB/s", MORE,

@@ -50,6 +50,8 @@ static const struct spec_knob pins[] = {
 	{ "workqueue.watchdog_thresh", "/sys/module/workqueue/parameters/watchdog_thresh", "5", false },
 	{ "rcupdate.rcu_cpu_stall_timeout", "/sys/module/rcupdate/parameters/rcu_cpu_stall_timeout", "4", false },
 	{ "vm.oom_dump_tasks", "/proc/sys/vm/oom_dump_tasks", "1", false },
+	/* Compressed in memory, what is swapped out would not reach the device. */
+	{ "zswap.enabled", "/sys/module/zswap/parameters/enabled", "N", false },
 };
 
 /* --- One cell --- */
@@ -88,14 +90,22 @@ static void add_knob(struct spec *s, const struct spec_knob *k)
 }
 
 /* A pin whose value the scenario gives. */
-static void add_pin(struct spec *s, const char *name, const char *path, uint64_t value)
+static void add_text_pin(struct spec *s, const char *name, const char *path, const char *value)
 {
 	struct spec_knob k = { .required = false };
 
 	snprintf(k.name, sizeof(k.name), "%s", name);
 	snprintf(k.path, sizeof(k.path), "%s", path);
-	snprintf(k.value, sizeof(k.value), "%" PRIu64, value);
+	snprintf(k.value, sizeof(k.value), "%s", value);
 	add_knob(s, &k);
+}
+
+static void add_pin(struct spec *s, const char *name, const char *path, uint64_t value)
+{
+	char text[32];
+
+	snprintf(text, sizeof(text), "%" PRIu64, value);
+	add_text_pin(s, name, path, text);
 }
 
 static void add_knobs(struct spec *s, const struct scenario *sc, const struct arm *arm)
@@ -111,12 +121,13 @@ static void add_knobs(struct spec *s, const struct scenario *sc, const struct ar
 	if (o->dirty_background_ratio)
 		add_pin(s, "vm.dirty_background_ratio", "/proc/sys/vm/dirty_background_ratio",
 			o->dirty_background_ratio);
-	if (o->lru_gen < 2) {
-		/* As the kernel prints it, so that reading back compares (mm/vmscan.c). */
-		add_pin(s, "lru_gen.enabled", "/sys/kernel/mm/lru_gen/enabled", 0);
-		snprintf(s->knobs[s->n_knobs - 1].value, sizeof(s->knobs[0].value), "%s",
-			 o->lru_gen ? "0x0007" : "0x0000");
-	}
+	/* As the kernel prints it, so that reading back compares (mm/vmscan.c). */
+	if (o->lru_gen < 2)
+		add_text_pin(s, "lru_gen.enabled", "/sys/kernel/mm/lru_gen/enabled", o->lru_gen ? "0x0007" : "0x0000");
+	/* Before the arm's knobs: reserves are told in multiples of what this leaves. */
+	if (o->thp)
+		add_text_pin(s, "transparent_hugepage.enabled", "/sys/kernel/mm/transparent_hugepage/enabled",
+			     scenario_thp_choices[o->thp]);
 	for (size_t i = 0; i < arm->n_settings; i++) {
 		const struct mitigation *m = arm->settings[i].mitigation;
 		struct spec_knob k = { .required = m && !m->since };

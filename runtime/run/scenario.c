@@ -18,6 +18,7 @@
 #define SECTION_SCENARIO "scenario"
 #define SECTOR_ALIGN	 2048ULL /* 1 MiB */
 
+const char *const scenario_thp_choices[] = { "as-is", "never", "madvise", "always", NULL };
 static const char *const lru_gen_choices[] = { "off", "on", "as-is", NULL };
 
 #define FIELD(name) offsetof(struct scenario_opts, name)
@@ -50,6 +51,8 @@ const struct opt scenario_options[] = {
 	  "vm.dirty_background_ratio: from where on the kernel writes by itself; 0: the kernel's own" },
 	/* Debian's 6.1 has it off, 6.12 on: kernels are compared under the same reclaim unless one asks otherwise. */
 	{ "lru_gen", OPT_ENUM, FIELD(lru_gen), "off", 0, 0, lru_gen_choices, NULL, "multi-generational LRU" },
+	/* From 512 MiB of memory on; its daemon raises min_free_kbytes to up to 5 % of memory (mm/khugepaged.c). */
+	{ "thp", OPT_ENUM, FIELD(thp), "as-is", 0, 0, scenario_thp_choices, NULL, "transparent huge pages" },
 	{ "panic_on_oom", OPT_BOOL, FIELD(panic_on_oom), "no", 0, 0, NULL, NULL,
 	  "vm.panic_on_oom: the kernel panics where it would kill" },
 	{ 0 },

@@ -29,7 +29,7 @@
 struct scenario_opts {
 	uint64_t memory, cpus, setup_s, run_s, verify_s, silence_s, bystander, period_ms, canary_ms, wq_trace_kib,
 		wq_trace_ms, slack_s, typical_s, dirty_ratio, dirty_background_ratio;
-	unsigned lru_gen;
+	unsigned lru_gen, thp;
 	bool panic_on_oom, wq_trace;
 };
 
@@ -63,6 +63,7 @@ struct scenario {
 };
 
 extern const struct opt scenario_options[];
+extern const char *const scenario_thp_choices[]; /* the first leaves it as it is */
 
 /*
  * Load by name (workloads/scenarios/NAME.ini) or by path (with a '/' or ending in .ini). 0, or -EINVAL with one line
