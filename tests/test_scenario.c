@@ -178,6 +178,59 @@ static void arms_switch_mitigations(void **state)
 	assert_non_null(strstr(all, "only-wq-cpu-intensive"));
 }
 
+static bool writes_by_worker(const struct scenario *sc)
+{
+	char value[8];
+
+	for (const struct opt *o = sc->workloads[0].workload->opts; o->name; o++) {
+		if (strcmp(o->name, "write_workqueue") == 0) {
+			opts_format(o, sc->workloads[0].opts, value, sizeof(value));
+			return strcmp(value, "yes") == 0;
+		}
+	}
+	fail();
+	return false;
+}
+
+static void a_mitigation_may_be_an_option_of_its_workload(void **state)
+{
+	struct arm arm;
+
+	(void)state;
+	assert_int_equal(parse("[swap-crypt]\n[arm x]\ncrypt-workqueue = off\nreserves = 8192/100\n"), 0);
+	assert_int_equal(scenario_arm(&s, "before", &arm, err, sizeof(err)), 0);
+	assert_int_equal(scenario_apply(&s, &arm, err, sizeof(err)), 0);
+	assert_false(writes_by_worker(&s));
+	assert_int_equal(scenario_arm(&s, "only-crypt-workqueue", &arm, err, sizeof(err)), 0);
+	assert_int_equal(scenario_apply(&s, &arm, err, sizeof(err)), 0);
+	assert_true(writes_by_worker(&s));
+	assert_int_equal(scenario_arm(&s, "x", &arm, err, sizeof(err)), 0);
+	assert_int_equal(scenario_apply(&s, &arm, err, sizeof(err)), 0);
+	assert_false(writes_by_worker(&s));
+	assert_string_equal(value_in(&arm, "reserves"), "8192/100");
+}
+
+static void what_is_in_the_kernel_for_good_has_no_arms(void **state)
+{
+	struct arm arm;
+	char all[512];
+
+	(void)state;
+	assert_int_equal(parse("[swap-crypt]\n"), 0);
+	scenario_all_arms(&s, "6.1", all, sizeof(all));
+	assert_string_equal(all, "before,after,only-swap-limit,without-swap-limit,only-crypt-workqueue,"
+				 "without-crypt-workqueue,only-reserves,without-reserves");
+	assert_int_equal(scenario_arm(&s, "without-throttle-removal", &arm, err, sizeof(err)), -EINVAL);
+	/* It stands in the record of every cell all the same. */
+	assert_int_equal(scenario_arm(&s, "before", &arm, err, sizeof(err)), 0);
+	assert_string_equal(value_in(&arm, "throttle-removal"), "absent");
+	expect_error("[swap-crypt]\n[arm x]\nthrottle-removal = off\n", "cannot be switched");
+	expect_error("[swap-crypt]\n[arm x]\nreserves = 4\n", "a value for each of vm.min_free_kbytes/");
+	expect_error("[swap-crypt]\n[arm x]\nreserves = 4/5/6\n", "a value for each of vm.min_free_kbytes/");
+	expect_error("[swap-crypt]\n[arm x]\nswap-limit = 1/2\n", "a value for each of dm_mod.swap_bios");
+	expect_error("[swap-crypt]\n[arm x]\ncrypt-workqueue = perhaps\n", "write_workqueue");
+}
+
 static void set_changes_one_option_or_says_why_not(void **state)
 {
 	static const char *const bad[] = {
@@ -252,6 +305,8 @@ int main(void)
 		cmocka_unit_test(very_long_and_odd_files_are_refused),
 		cmocka_unit_test(every_prefix_is_survived),
 		cmocka_unit_test(arms_switch_mitigations),
+		cmocka_unit_test(a_mitigation_may_be_an_option_of_its_workload),
+		cmocka_unit_test(what_is_in_the_kernel_for_good_has_no_arms),
 		cmocka_unit_test(set_changes_one_option_or_says_why_not),
 		cmocka_unit_test(a_specification_survives_the_way_to_the_guest),
 	};

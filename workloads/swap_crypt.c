@@ -31,7 +31,6 @@
 #include <sys/mman.h>
 #include <sys/random.h>
 #include <sys/stat.h>
-#include <sys/sysinfo.h>
 #include <sys/sysmacros.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -638,25 +637,30 @@ static void tell_rate(const struct cell *c, uint64_t pages, int64_t ns)
 		cell_metric_fixed(c, "allocator_mib_s", (int64_t)(mib / s * 1000), 3);
 }
 
+static uint64_t load_bytes(const struct cell *c)
+{
+	const struct swap_opts *o = c->opts;
+	uint64_t memory = (uint64_t)sysconf(_SC_PHYS_PAGES) * PATTERN_BLOCK;
+
+	return memory * o->load_memory_pct / 100 + c->scratch_sectors * 512 * o->load_swap_pct / 100;
+}
+
 static int run(struct cell *c)
 {
 	const struct swap_opts *o = c->opts;
 	struct load l = { .cell = c };
-	uint64_t bytes, stress_bytes;
-	struct sysinfo machine;
+	uint64_t bytes = load_bytes(c), stress_bytes = bytes * o->stress_pct / 100;
 	int64_t begin;
 	int err, ended;
 
 	/* A small process that must see what happens to the large ones. Best effort: without it, it is late. */
 	mlockall(MCL_CURRENT | MCL_FUTURE);
 	l.shared = mmap(NULL, sizeof(*l.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (l.shared == MAP_FAILED || sysinfo(&machine) < 0) {
-		cell_fail(c, "%s", strerror(errno));
-		return -errno;
+	if (l.shared == MAP_FAILED) {
+		err = -errno;
+		cell_fail(c, "%s", strerror(-err));
+		return err;
 	}
-	bytes = (uint64_t)machine.totalram * machine.mem_unit * o->load_memory_pct / 100 +
-		c->scratch_sectors * 512 * o->load_swap_pct / 100;
-	stress_bytes = bytes * o->stress_pct / 100;
 	l.pages = (bytes - stress_bytes) / PATTERN_BLOCK / o->allocators;
 	cell_metric_u64(c, "load_mib", bytes / MEBI);
 
