@@ -650,17 +650,19 @@ static int run(struct cell *c)
 	const struct swap_opts *o = c->opts;
 	struct load l = { .cell = c };
 	uint64_t bytes = load_bytes(c), stress_bytes = bytes * o->stress_pct / 100;
+	struct shared *shared;
 	int64_t begin;
 	int err, ended;
 
 	/* A small process that must see what happens to the large ones. Best effort: without it, it is late. */
 	mlockall(MCL_CURRENT | MCL_FUTURE);
-	l.shared = mmap(NULL, sizeof(*l.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (l.shared == MAP_FAILED) {
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED) {
 		err = -errno;
-		cell_fail(c, "%s", strerror(-err));
+		cell_fail(c, "shared memory: %s", strerror(-err));
 		return err;
 	}
+	l.shared = shared;
 	l.pages = (bytes - stress_bytes) / PATTERN_BLOCK / o->allocators;
 	cell_metric_u64(c, "load_mib", bytes / MEBI);
 
