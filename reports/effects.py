@@ -34,6 +34,7 @@ from reports.text import ARROW, NOT_MEASURED, number, probability, ratio, scale
 # What a mitigation is there for, in the order in which it is told; of these a report shows those that it has.
 KEY_METRICS = (
     "slab_unreclaimable_peak_kib",
+    "swap_in_flight_peak",
     "standstill_max_ms",
     "elapsed_s",
     "time_to_failure_s",
