@@ -1,12 +1,21 @@
 // SPDX-License-Identifier: MIT
 #include "cgroups/scope.h"
 
+#include "base/clock.h"
+#include "base/opts.h"
+#include "base/sysfile.h"
+
+#include <dirent.h>
 #include <errno.h>
 #include <libcgroup.h>
+#include <limits.h>
+#include <signal.h>
 #include <stdio.h>
+#include <string.h>
 #include <unistd.h>
 
-#define HIERARCHY "/sys/fs/cgroup" /* where systemd and our guest mount v2 */
+#define HIERARCHY     "/sys/fs/cgroup" /* where systemd and our guest mount v2 */
+#define KILL_PAUSE_MS 20
 
 static int to_errno(int err)
 {
@@ -54,6 +63,122 @@ int scope_attach(const char *group, pid_t pid)
 		return -ENOMEM;
 	err = cgroup_add_controller(cg, "memory") ? to_errno(cgroup_attach_task_pid(cg, pid)) : -ENOMEM;
 	cgroup_free(&cg);
+	return err;
+}
+
+static void file_path(const char *group, const char *file, char *buf, size_t size)
+{
+	snprintf(buf, size, HIERARCHY "/%s/%s", group, file);
+}
+
+int scope_set(const char *group, const char *file, const char *value)
+{
+	char path[PATH_MAX];
+
+	file_path(group, file, path, sizeof(path));
+	return sysfile_write(path, value);
+}
+
+int scope_get(const char *group, const char *file, const char *key, uint64_t *value)
+{
+	char path[PATH_MAX], text[8192], *line, *rest = text;
+	size_t len = key ? strlen(key) : 0;
+	ssize_t n;
+
+	file_path(group, file, path, sizeof(path));
+	n = sysfile_read(path, text, sizeof(text));
+	if (n < 0)
+		return (int)n;
+	while ((line = strsep(&rest, "\n"))) {
+		if (key && (strncmp(line, key, len) != 0 || line[len] != ' '))
+			continue;
+		return parse_u64(key ? line + len + 1 : line, 0, UINT64_MAX, value);
+	}
+	return -ENODATA;
+}
+
+/* Before Linux 5.14 there is no cgroup.kill. */
+static void kill_each(const char *group)
+{
+	char path[PATH_MAX];
+	int pid;
+	FILE *f;
+
+	file_path(group, "cgroup.procs", path, sizeof(path));
+	f = fopen(path, "re");
+	while (f && fscanf(f, "%d", &pid) == 1)
+		kill(pid, SIGKILL);
+	if (f)
+		fclose(f);
+}
+
+static void kill_one_group(const char *group)
+{
+	if (scope_set(group, "cgroup.kill", "1"))
+		kill_each(group);
+}
+
+/* Depth first; the names below are the kernel's and ours, so they fit. */
+static void for_each_below(const char *group, void (*fn)(const char *group))
+{
+	char path[PATH_MAX], child[PATH_MAX];
+	struct dirent *e;
+	DIR *d;
+
+	scope_path(group, path, sizeof(path));
+	d = opendir(path);
+	while (d && (e = readdir(d))) {
+		if (e->d_type != DT_DIR || e->d_name[0] == '.' ||
+		    snprintf(child, sizeof(child), "%s/%s", group, e->d_name) >= (int)sizeof(child))
+			continue;
+		for_each_below(child, fn);
+	}
+	if (d)
+		closedir(d);
+	fn(group);
+}
+
+int scope_kill(const char *group, int64_t deadline_ns)
+{
+	uint64_t populated;
+
+	for (;;) {
+		int err = scope_get(group, "cgroup.events", "populated", &populated);
+
+		if (err == -ENOENT || err == -ENODEV)
+			return 0;
+		if (err || !populated)
+			return err;
+		if (clock_ns() >= deadline_ns)
+			return -ETIMEDOUT;
+		for_each_below(group, kill_one_group);
+		clock_sleep_ms(KILL_PAUSE_MS);
+	}
+}
+
+static void remove_one_group(const char *group)
+{
+	char path[PATH_MAX];
+
+	scope_path(group, path, sizeof(path));
+	rmdir(path);
+}
+
+int scope_destroy(const char *group, int64_t deadline_ns)
+{
+	char path[PATH_MAX];
+	int err = scope_kill(group, deadline_ns);
+
+	scope_path(group, path, sizeof(path));
+	/* A group is busy for a moment after its last process was reaped. */
+	while (!err) {
+		for_each_below(group, remove_one_group);
+		if (access(path, F_OK) < 0)
+			return 0;
+		if (clock_ns() >= deadline_ns)
+			err = -EBUSY;
+		clock_sleep_ms(KILL_PAUSE_MS);
+	}
 	return err;
 }
 

@@ -7,6 +7,7 @@
 #define HEADROOM_SCOPE_H
 
 #include <stddef.h>
+#include <stdint.h>
 #include <sys/types.h>
 
 /* The group that holds all groups of a cell. */
@@ -17,6 +18,17 @@ int scope_init(void);
 /* Make a group with the memory controller; one that is there already is taken as it is. */
 int scope_create(const char *group);
 int scope_attach(const char *group, pid_t pid);
+/* Write into one of the group's own files: "memory.high", "cgroup.subtree_control". */
+int scope_set(const char *group, const char *file, const char *value);
+/* A number from one of its files: after `key` in a file of "name value" lines, else the whole file. */
+int scope_get(const char *group, const char *file, const char *key, uint64_t *value);
+/*
+ * Kill all that is in the group and below it, and wait until nobody is left. -ETIMEDOUT when somebody still is at the
+ * deadline (CLOCK_MONOTONIC ns): he hangs in the kernel.
+ */
+int scope_kill(const char *group, int64_t deadline_ns);
+/* Kill, then remove the group with all below it. 0 also when there is none. */
+int scope_destroy(const char *group, int64_t deadline_ns);
 /* The group's directory, into buf. */
 void scope_path(const char *group, char *buf, size_t size);
 

@@ -12,6 +12,7 @@
 #include "record/recorder.h"
 #include "record/slab.h"
 #include "record/wqtrace.h"
+#include "run/mitigation.h"
 #include "run/undo.h"
 
 #include <dirent.h>
@@ -554,13 +555,29 @@ static void enable_offline_reasons(void)
 }
 
 /* Fixes that took something out of the kernel: is it out of this one? */
-static void look_for_functions(const struct workload *w)
+static void look_for_function(const struct mitigation *m)
+{
+	int found = ksyms_has("/proc/kallsyms", m->gone);
+
+	cell_knob(m->knobs[0].name, m->on, found < 0 ? NULL : found ? "present" : "absent");
+}
+
+static void look_for_parameter(const struct mitigation *m)
+{
+	char cmdline[4096], value[64];
+
+	if (sysfile_read("/proc/cmdline", cmdline, sizeof(cmdline)) >= 0)
+		cell_knob(m->knobs[0].name, NULL, mitigation_boot_value(cmdline, m->boot, value, sizeof(value)));
+}
+
+/* What was settled before this cell began. */
+static void look_at_kernel(const struct workload *w)
 {
 	for (const struct mitigation *m = w->mitigations; m && m->name; m++) {
-		int found = m->gone ? ksyms_has("/proc/kallsyms", m->gone) : -ENOENT;
-
 		if (m->gone)
-			cell_knob(m->knobs[0].name, m->on, found < 0 ? NULL : found ? "present" : "absent");
+			look_for_function(m);
+		if (m->boot)
+			look_for_parameter(m);
 	}
 }
 
@@ -613,7 +630,7 @@ static int set_up(struct cell_run *r, const char *work_dir)
 	for (size_t i = 0; !err && i < s->n_knobs; i++)
 		err = set_knob(&s->knobs[i]);
 	for (size_t i = 0; !err && i < s->n_workloads; i++)
-		look_for_functions(s->workloads[i].workload);
+		look_at_kernel(s->workloads[i].workload);
 	if (!err)
 		enable_offline_reasons();
 	for (size_t i = 0; !err && i < s->n_workloads; i++) {

@@ -117,6 +117,8 @@ static void print_mitigation(const struct workload *w, const struct mitigation *
 			printf("    %s\n", m->knobs[i].path);
 	if (m->option)
 		printf("    option %s.%s\n", w->name, m->option);
+	if (m->boot)
+		printf("    kernel parameter %s=\n", m->boot);
 	printf("    off = %s, on = %s; other values: %s%s%s\n", m->off, m->on, m->value_help,
 	       m->since ? "; there since " : "", m->since ? m->since : "");
 }
@@ -138,6 +140,7 @@ static void put_mitigation(struct jsonw *j, const struct workload *w, const stru
 	}
 	jsonw_array_end(j);
 	jsonw_str(j, "option", m->option);
+	jsonw_str(j, "boot", m->boot);
 	jsonw_str(j, "gone", m->gone);
 	jsonw_str(j, "off", m->off);
 	jsonw_str(j, "on", m->on);

@@ -46,6 +46,21 @@ bool mitigation_value(const char *value, unsigned i, char *buf, size_t size)
 	return true;
 }
 
+const char *mitigation_boot_value(const char *cmdline, const char *parameter, char *buf, size_t size)
+{
+	size_t len = strlen(parameter);
+
+	snprintf(buf, size, "%s", BOOT_DEFAULT);
+	for (const char *word = cmdline; *word; word += strspn(word, " \n")) {
+		size_t word_len = strcspn(word, " \n");
+
+		if (word_len > len && strncmp(word, parameter, len) == 0 && word[len] == '=')
+			snprintf(buf, size, "%.*s", (int)(word_len - len - 1), word + len + 1);
+		word += word_len;
+	}
+	return buf;
+}
+
 bool mitigation_value_fits(const struct mitigation *m, const char *value)
 {
 	unsigned n = mitigation_knobs(m);

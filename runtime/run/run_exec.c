@@ -171,8 +171,23 @@ struct prepared {
 	struct scenario scenario;
 	struct arm arm;
 	struct spec spec;
+	char cmdline[1024];
 	uint64_t scratch_sectors;
 };
+
+/* The guest's kernel parameters, with those that the arm sets. */
+static void fill_cmdline(struct prepared *p)
+{
+	size_t len = (size_t)snprintf(p->cmdline, sizeof(p->cmdline), "%s", GUEST_CMDLINE);
+
+	for (size_t i = 0; i < p->arm.n_settings && len < sizeof(p->cmdline); i++) {
+		const struct arm_setting *set = &p->arm.settings[i];
+
+		if (set->mitigation && set->mitigation->boot && strcmp(set->value, BOOT_DEFAULT) != 0)
+			len += (size_t)snprintf(p->cmdline + len, sizeof(p->cmdline) - len, " %s=%s",
+						set->mitigation->boot, set->value);
+	}
+}
 
 static int prepare(struct prepared *p, const struct run *r, const struct planned_cell *c)
 {
@@ -186,6 +201,7 @@ static int prepare(struct prepared *p, const struct run *r, const struct planned
 	}
 	p->scratch_sectors = scenario_place(&p->scenario);
 	fill_spec(&p->spec, r, c, &p->scenario, &p->arm);
+	fill_cmdline(p);
 	return 0;
 }
 
@@ -278,7 +294,7 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 		.box_path = files->box,
 		.box_size = box->size,
 		.console_log = files->console,
-		.cmdline = GUEST_CMDLINE,
+		.cmdline = p->cmdline,
 		.boot_s = BOOT_S,
 		.silence_s = (unsigned)o->silence_s,
 		.deadline_s = (unsigned)(BOOT_S + o->slack_s + o->setup_s + o->run_s + o->verify_s),
@@ -300,7 +316,7 @@ static int judge(const struct run *r, struct planned_cell *c, const struct prepa
 		.arm = &p->arm,
 		.kernel = &r->kernel,
 		.accel = &r->accel,
-		.cmdline = GUEST_CMDLINE,
+		.cmdline = p->cmdline,
 		.repeat = c->repeat,
 		.guest = guest,
 		.interrupted = c->interrupted,

@@ -4,6 +4,7 @@
 #include "base/clock.h"
 #include "base/log.h"
 #include "base/sysfile.h"
+#include "cgroups/scope.h"
 #include "dev/dmdev.h"
 #include "dev/swapdev.h"
 
@@ -15,6 +16,7 @@
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 1024
+#define TREE_MS	       10000
 #define SWAPOFF_MS     20000 /* it reads back what is still out there */
 #define RMDIR_TRIES    100   /* of 20 ms: a group is busy until its last process is reaped */
 
@@ -74,6 +76,8 @@ static int undo_line(char *line)
 		err = dmdev_remove(what);
 	else if (strcmp(kind, "cgroup") == 0)
 		err = remove_group(what);
+	else if (strcmp(kind, "cgroup-tree") == 0)
+		err = scope_destroy(what, clock_ns() + TREE_MS * NS_PER_MS);
 	else if (strcmp(kind, "swap") == 0)
 		err = swapdev_off(what, SWAPOFF_MS);
 	if (err == -ENOENT || err == -ENXIO)

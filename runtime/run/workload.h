@@ -41,8 +41,8 @@ struct mitigation_knob {
 };
 
 /*
- * One documented fix and how to switch it: by files that hold its knobs, by an option of its workload, or not at all,
- * because what was wrong is gone from the kernel.
+ * One documented fix and how to switch it: by files that hold its knobs, by an option of its workload, by a parameter
+ * with which the kernel is booted, or not at all, because what was wrong is gone from the kernel.
  *
  * A value for two knobs is two values with a '/' between. "xN" is N times what the kernel chose by itself.
  */
@@ -52,6 +52,7 @@ struct mitigation {
 	const char *seed; /* number of the source document */
 	struct mitigation_knob knobs[MITIGATION_MAX_KNOBS];
 	const char *option;	/* of the workload, which gets the value; NULL: the files get it */
+	const char *boot;	/* the kernel parameter that gets the value; "default": it is left out */
 	const char *gone;	/* the kernel function whose absence is the fix: it cannot be switched */
 	const char *off, *on;	/* values */
 	const char *value_help; /* what other values mean */
