@@ -10,6 +10,7 @@ from hostile import TEXT
 from reports import effects, html, machine, markdown, tables
 
 ONE = ("before", "only-swap-limit", "without-swap-limit", "after")
+QUEUE = ("before", "only-crypt-workqueue", "without-crypt-workqueue", "after")
 SLAB = "slab_unreclaimable_peak_kib"
 
 
@@ -39,6 +40,13 @@ def set_cells(path, arm, repeats=3, **fields):
     for repeat in range(1, repeats + 1):
         file = cell_file(path, arm, repeat)
         file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def set_option(path, name, value):
+    for file in (path / "cells").glob("*/cell.json"):
+        data = json.loads(file.read_text())
+        data["options"]["swap-crypt"][name] = value
+        file.write_text(json.dumps(data))
 
 
 def pairs(comparison):
@@ -91,12 +99,51 @@ def test_two_kernels_keep_apart(swap_runs, compared):
 
 def test_other_options_keep_apart(new_swap_run, compared):
     first, second = (new_swap_run(name, arms=ONE, step=4.0) for name in "ab")
-    for arm in ONE:
-        set_cells(second, arm, options={"swap-crypt": {"swap_mib": "512"}})
+    set_option(second, "swap_pct", "71")
     assert [group.name for group in effects.groups(compared(first, second))] == [
-        "swap-crypt.swap_mib=1024",
-        "swap-crypt.swap_mib=512",
+        "swap-crypt.swap_pct=142",
+        "swap-crypt.swap_pct=71",
     ]
+
+
+def test_an_option_that_a_mitigation_sets_keeps_no_arms_apart(new_swap_run, compared):
+    path = new_swap_run(arms=QUEUE, step=4.0)
+    comparison = compared(path)
+    assert [column.label for column in comparison.columns] == list(QUEUE)
+    assert [column.baseline and column.baseline.arm for column in comparison.columns] == [None, *["before"] * 3]
+    found = [pair for pair in pairs(comparison) if pair.mitigation == "crypt-workqueue"]
+    assert [(pair.kind, pair.why_not) for pair in found] == [("alone", ""), ("on top of all others", "")]
+    (row,) = [row for row in tables.settings(comparison)[0] if row.name == "option swap-crypt.write_workqueue"]
+    assert row.values == ["no", "yes", "no", "yes"], "it is still told"
+
+
+def test_an_option_that_a_mitigation_sets_is_in_no_label(new_swap_run, compared):
+    first, second = (new_swap_run(name, arms=QUEUE, step=4.0) for name in "ab")
+    set_option(second, "swap_pct", "71")
+    comparison = compared(first, second)
+    assert [group.name for group in effects.groups(comparison)] == [
+        "swap-crypt.swap_pct=142",
+        "swap-crypt.swap_pct=71",
+    ]
+    assert [column.label for column in comparison.columns] == [
+        f"{arm} \u00b7 swap-crypt.swap_pct={size}" for size in (142, 71) for arm in QUEUE
+    ]
+
+
+def test_one_cell_that_names_the_option_is_enough(new_swap_run, compared):
+    first, second = (new_swap_run(name, arms=QUEUE, step=4.0) for name in "ab")
+    for path, arms in ((first, QUEUE), (second, QUEUE[1:])):
+        for arm in arms:
+            set_mitigation(path, arm, "crypt-workqueue", option=None)
+    assert [column.label for column in compared(first, second).columns] == list(QUEUE)
+
+
+@pytest.mark.parametrize("option", [TEXT, None, [], {}, True, 7, ""])
+def test_options_that_cannot_be_read(new_swap_run, compared, option):
+    path = new_swap_run(arms=QUEUE, step=4.0)
+    for arm in QUEUE:
+        set_mitigation(path, arm, "crypt-workqueue", option=option)
+    assert len({column.key for column in compared(path).columns}) == 2
 
 
 def test_a_pair_comes_from_the_same_runs(new_swap_run, compared):
