@@ -392,8 +392,10 @@ def _direction(better: str, old: float, new: float) -> str:
 
 
 def _untold(old: Figure, new: Figure) -> bool:
-    """Whether the one that ended early could have gone past the other, had it lived."""
-    if old.median == new.median or bool(old.bound) == bool(new.bound):
+    """Whether one that ended early could have gone past the other, had it lived; of two such nothing is known."""
+    if old.bound and new.bound:
+        return True
+    if old.median == new.median or not (old.bound or new.bound):
         return False
     early, other = (old, new) if old.bound else (new, old)
     return (early.median < other.median) == (early.bound == "at least")

@@ -110,6 +110,21 @@ def test_an_early_death_turns_no_comparison_around(new_run, compared, name, died
     assert (after.direction != "", after.ratio is not None, after.p is not None) == (told,) * 3
 
 
+@pytest.mark.parametrize("name", ["psi_memory_full_s", "standstill_max_ms", "swap_free_min_kib"])
+def test_two_early_deaths_cannot_be_compared(new_run, compared, edit, name):
+    path = new_run(repeats=3)
+    for repeat in range(1, 4):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", **{name: 20 + repeat})
+        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", **{name: 4 + repeat})
+        edit(path / f"cells/{2 * repeat:03d}-after-{repeat}/cell.json", verdict="panic")
+    comparison = compared(path)
+    before, after = figures(comparison, name)
+    assert before.bound == after.bound != ""
+    assert (after.direction, after.ratio, after.p) == ("", None, None)
+    metric = next(metric for metric in comparison.metrics if metric.name == name)
+    assert tables.shown(metric)[1][1].change == ""
+
+
 def test_survivors_alone_are_not_tested(repeats, compared):
     before, after = figures(compared(repeats), "write_mib_s")
     assert before.values == [] and not before.complete and after.p is None and after.direction == ""

@@ -229,6 +229,21 @@ def test_what_died_early_is_a_bound(new_swap_run, compared):
     assert (told.ratio, told.interval, told.p, told.words) == ("", "", "", "cannot be told"), "it died on its way up"
 
 
+@pytest.mark.parametrize("off", [[300, 310, 320], [60, 61, 62], [30, 31, 32]])
+def test_where_both_sides_died_early_nothing_is_known(new_swap_run, compared, off):
+    path = new_swap_run(arms=("before", "only-crypt-workqueue"), step=4.0)
+    set_values(path, "before", SLAB, off)
+    set_values(path, "only-crypt-workqueue", SLAB, [60, 61, 62])
+    comparison = compared(path)
+    (pair,) = pairs(comparison)
+    told = shown(pair, SLAB)
+    assert told.off.startswith("\u2265") and told.on.startswith("\u2265")
+    assert (told.ratio, told.interval, told.p, told.words) == ("", "", "", "cannot be told")
+    data = json.loads(machine.render(comparison))["effects"][0]["metrics"][SLAB]
+    assert {data[name] for name in ("ratio_off_on", "ratio_interval", "ratio_bound", "apart")} == {None}
+    assert data["on"]["p"] is data["on"]["direction"] is data["on"]["ratio"] is None
+
+
 def test_outcomes_of_a_pair(swap_runs, compared):
     (group, _) = effects.groups(compared(*swap_runs))
     row = effects.table(group).rows[0]
