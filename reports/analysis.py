@@ -28,7 +28,9 @@ SUMS = {
     "swap_out_mib",
     "swap_in_mib",
     "refaults",
-    "kcryptd_cpu_s",
+    "thread_cpu_s",
+    "allocation_stalls",
+    "direct_scans",
 }
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
 # The kind of event that marks the moment of each failure.
@@ -345,8 +347,9 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
 
 def _bound(name: str) -> str:
     """What a death makes of an extreme or a sum."""
-    words = set(name.partition(".")[0].split("_"))
-    if words & {"peak", "max"} or name in SUMS:
+    whole = name.partition(".")[0]
+    words = set(whole.split("_"))
+    if words & {"peak", "max"} or whole in SUMS:
         return "at least"
     return "at most" if "min" in words else ""
 

@@ -99,13 +99,19 @@ def test_not_to_fail_is_no_missing_time_of_failure(new_run, compared, edit):
         ("swap_free_min_kib", 400, 100, False),
         ("swap_free_min_kib", 100, 400, True),
         ("swap_out_mib_s", 4, 20, True),
+        ("thread_cpu_s.kcryptd", 4, 20, False),
+        ("thread_cpu_s.kcryptd", 20, 4, True),
+        ("allocation_stalls", 100, 900, False),
+        ("direct_scans", 100, 900, False),
     ],
 )
 def test_an_early_death_turns_no_comparison_around(new_run, compared, name, died, lived, told):
     path = new_run(repeats=3)
+    whole, _, part = name.partition(".")
     for repeat in range(1, 4):
-        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", **{name: died + repeat / 10})
-        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", **{name: lived + repeat / 10})
+        for cell, value in ((f"{2 * repeat - 1:03d}-before", died), (f"{2 * repeat:03d}-after", lived)):
+            value += repeat / 10
+            set_metric(path, f"{cell}-{repeat}", **{whole: {part: value} if part else value})
     after = figures(compared(path), name)[1]
     assert (after.direction != "", after.ratio is not None, after.p is not None) == (told,) * 3
 

@@ -341,7 +341,7 @@ def test_effects_in_every_form(swap_runs, compared):
 
     lines = markdown.render(comparison).split("## What each mitigation does")[1].split("##")[0].splitlines()
     rows = [line for line in lines if line.startswith("| swap-limit")]
-    assert len(rows) == 2 * 2 * 8, "the outcome and seven metrics"
+    assert len(rows) == 2 * 2 * 9, "the outcome and eight metrics"
     assert any(re.search(r"before \|.*did not finish in 3 of 3.*better in every repeat", row) for row in rows)
     assert {line.replace("\\|", "").count("|") for line in lines if line} == {len(effects.FLAT_HEAD) + 1}
 
@@ -349,6 +349,9 @@ def test_effects_in_every_form(swap_runs, compared):
     found = {(one["mitigation"], one["off"], one["on"]): one for one in data["effects"]}
     assert len(data["effects"]) == len(found) == 16
     one = found["swap-limit", "6.1.0-42-amd64 \u00b7 before", "6.1.0-42-amd64 \u00b7 only-swap-limit"]
+    assert set(one["metrics"]) == set(effects.KEY_METRICS)
+    flight = one["metrics"]["swap_in_flight_peak"]
+    assert flight["ratio_off_on"] > 20 and flight["ratio_bound"] == "at least" and flight["on"]["median"] <= 64
     slab = one["metrics"][SLAB]
     assert slab["ratio_interval"][0] < slab["ratio_off_on"] < slab["ratio_interval"][1]
     assert (slab["ratio_bound"], slab["apart"], slab["on"]["p"]) == ("at least", True, pytest.approx(0.1))
