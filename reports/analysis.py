@@ -28,7 +28,9 @@ SUMS = {
     "swap_out_mib",
     "swap_in_mib",
     "refaults",
-    "kcryptd_cpu_s",
+    "thread_cpu_s",
+    "allocation_stalls",
+    "direct_scans",
 }
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
 # The kind of event that marks the moment of each failure.
@@ -55,6 +57,7 @@ class Column:
     label: str = ""
     baseline: "Column | None" = None
     colour: int = 0
+    options: dict[str, str] = field(default_factory=dict)  # of its configuration
 
     @property
     def counted(self) -> list[Cell]:
@@ -185,9 +188,14 @@ def flat_options(cell: Cell) -> dict[str, str]:
     }
 
 
-def _key(cell: Cell) -> tuple[str, ...]:
+def _switched(runs: list[Run]) -> set[str]:
+    """Options that a mitigation sets: they tell arms apart, not configurations."""
+    entries = [entry for run in runs for cell in run.cells for entry in cell.section("mitigations").values()]
+    return {text(obj(entry).get("option")) for entry in entries}
+
+
+def _key(cell: Cell, options: dict[str, str]) -> tuple[str, ...]:
     machine = cell.section("machine")
-    options = ", ".join(f"{name}={value}" for name, value in sorted(flat_options(cell).items()))
     memory, cpus = plain(machine.get("memory_mib")), plain(machine.get("cpus"))
     return (
         cell.scenario,
@@ -196,7 +204,7 @@ def _key(cell: Cell) -> tuple[str, ...]:
         plain(machine.get("accel")),
         f"{memory} MiB" if memory else "",
         plural(int(cpus), "CPU") if cpus.isdigit() and len(cpus) < 6 else cpus,
-        options,
+        ", ".join(f"{name}={value}" for name, value in sorted(options.items())),
     )
 
 
@@ -211,11 +219,10 @@ def _arm_order(runs: list[Run]) -> list[str]:
 
 def _options_label(column: Column, columns: list[Column]) -> str:
     """Those options alone in which configurations of one arm differ."""
-    peers = [flat_options(other.cells[0]) for other in columns]
-    own = flat_options(column.cells[0])
+    peers = [other.options for other in columns]
     return ", ".join(
-        f"{name}={own.get(name, 'unset')}"
-        for name in sorted(own.keys() | set().union(*peers))
+        f"{name}={column.options.get(name, 'unset')}"
+        for name in sorted(column.options.keys() | set().union(*peers))
         if len({peer.get(name) for peer in peers}) > 1
     )
 
@@ -290,11 +297,13 @@ def _set_colours(columns: list[Column]) -> None:
 def make_columns(runs: list[Run]) -> list[Column]:
     """Sorts all cells into columns, configurations in order of appearance, arms in the order asked for."""
     columns: dict[tuple[tuple[str, ...], str], Column] = {}
+    switched = _switched(runs)
     for number, run in enumerate(runs, 1):
         run.number = number
         for cell in run.cells:
-            key = _key(cell)
-            columns.setdefault((key, cell.arm), Column(key, cell.arm)).cells.append(cell)
+            options = {name: value for name, value in flat_options(cell).items() if name not in switched}
+            key = _key(cell, options)
+            columns.setdefault((key, cell.arm), Column(key, cell.arm, options=options)).cells.append(cell)
     keys, arms = distinct([column.key for column in columns.values()]), _arm_order(runs)
     ordered = sorted(columns.values(), key=lambda column: (keys.index(column.key), arms.index(column.arm)))
     _label(ordered)
@@ -338,8 +347,9 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
 
 def _bound(name: str) -> str:
     """What a death makes of an extreme or a sum."""
-    words = set(name.partition(".")[0].split("_"))
-    if words & {"peak", "max"} or name in SUMS:
+    whole = name.partition(".")[0]
+    words = set(whole.split("_"))
+    if words & {"peak", "max"} or whole in SUMS:
         return "at least"
     return "at most" if "min" in words else ""
 
@@ -385,8 +395,10 @@ def _direction(better: str, old: float, new: float) -> str:
 
 
 def _untold(old: Figure, new: Figure) -> bool:
-    """Whether the one that ended early could have gone past the other, had it lived."""
-    if old.median == new.median or bool(old.bound) == bool(new.bound):
+    """Whether one that ended early could have gone past the other, had it lived; of two such nothing is known."""
+    if old.bound and new.bound:
+        return True
+    if old.median == new.median or not (old.bound or new.bound):
         return False
     early, other = (old, new) if old.bound else (new, old)
     return (early.median < other.median) == (early.bound == "at least")

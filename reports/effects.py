@@ -69,7 +69,7 @@ class Effect:
 
     @property
     def bound(self) -> str:
-        """What it means for the ratio that one side may have gone further."""
+        """What it means for the ratio that one side may have gone further; if both may have, there is no ratio."""
         if bool(self.off.bound) == bool(self.on.bound):
             return ""
         return self.off.bound or {"at least": "at most", "at most": "at least"}[self.on.bound]

@@ -83,7 +83,7 @@ def _effect(effect: effects.Effect) -> dict[str, Any]:
         "ratio_off_on": effect.ratio,
         "ratio_bound": effect.bound or None,
         "ratio_interval": list(effect.interval) if effect.interval else None,
-        "apart": effect.apart if effect.complete else None,
+        "apart": effect.apart if effect.complete and effect.on.direction else None,
     }
 
 

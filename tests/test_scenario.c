@@ -229,6 +229,13 @@ static void what_is_in_the_kernel_for_good_has_no_arms(void **state)
 	expect_error("[swap-crypt]\n[arm x]\nreserves = 4/5/6\n", "a value for each of vm.min_free_kbytes/");
 	expect_error("[swap-crypt]\n[arm x]\nswap-limit = 1/2\n", "a value for each of dm_mod.swap_bios");
 	expect_error("[swap-crypt]\n[arm x]\ncrypt-workqueue = perhaps\n", "write_workqueue");
+	/* Every arm sets it: another's setting would be overwritten without a word. */
+	expect_error("[swap-crypt]\nwrite_workqueue = no\n", "the mitigation crypt-workqueue sets it");
+	expect_error("[swap-crypt]\n[arm x]\nswap-crypt.write_workqueue = no\n",
+		     "the mitigation crypt-workqueue sets it");
+	assert_int_equal(parse("[swap-crypt]\n"), 0);
+	assert_int_equal(scenario_set(&s, "swap-crypt.write_workqueue=no", err, sizeof(err)), -EINVAL);
+	assert_non_null(strstr(err, "crypt-workqueue"));
 }
 
 static void set_changes_one_option_or_says_why_not(void **state)

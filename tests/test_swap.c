@@ -14,43 +14,49 @@
 
 static char *dir;
 
-static int other(const char *proc_swaps, const char *ours, char *buf, size_t size)
+static const char *swaps(const char *text)
 {
-	char path[PATH_MAX];
+	static char path[PATH_MAX];
 
-	t_write(dir, "swaps", proc_swaps);
+	t_write(dir, "swaps", text);
 	snprintf(path, sizeof(path), "%s/swaps", dir);
-	return swapdev_other(path, ours, buf, size);
+	return path;
 }
 
-static void swap_of_others_is_seen_and_named(void **state)
+static void any_swap_is_seen_and_named(void **state)
 {
 	char name[64] = "";
 
 	(void)state;
 	dir = t_dir();
-	assert_int_equal(other("", NULL, name, sizeof(name)), 0);
-	assert_int_equal(other(HEAD, NULL, name, sizeof(name)), 0);
-	assert_int_equal(other(HEAD "/dev/sda2 partition\t1000\t0\t-2\n", NULL, name, sizeof(name)), 1);
+	assert_int_equal(swapdev_any(swaps(""), name, sizeof(name)), 0);
+	assert_int_equal(swapdev_any(swaps(HEAD), name, sizeof(name)), 0);
+	assert_int_equal(swapdev_any(swaps(HEAD "/dev/sda2 partition\t1000\t0\t-2\n"), name, sizeof(name)), 1);
 	assert_string_equal(name, "/dev/sda2");
-	assert_int_equal(other(HEAD "/dev/ours partition 1 0 5\n", "/dev/ours", name, sizeof(name)), 0);
-	assert_int_equal(
-		other(HEAD "/dev/ours partition 1 0 5\n/swap\\040file file 1 0 -2\n", "/dev/ours", name, sizeof(name)),
-		1);
+	assert_int_equal(swapdev_any(swaps(HEAD "/swap\\040file file 1 0 -2\n"), name, sizeof(name)), 1);
 	assert_string_equal(name, "/swap file");
-	/* One file under two names, as /dev/dm-0 and /dev/mapper/x are. */
-	t_write(dir, "a", "");
-	{
-		char a[PATH_MAX], b[PATH_MAX], text[2 * PATH_MAX];
-
-		snprintf(a, sizeof(a), "%s/a", dir);
-		snprintf(b, sizeof(b), "%s/b", dir);
-		assert_int_equal(link(a, b), 0);
-		snprintf(text, sizeof(text), HEAD "%s file 1 0 -2\n", a);
-		assert_int_equal(other(text, b, name, sizeof(name)), 0);
-	}
 	/* A kernel without swap has no such file. */
-	assert_int_equal(swapdev_other("/nonexistent", NULL, name, sizeof(name)), 0);
+	assert_int_equal(swapdev_any("/nonexistent", name, sizeof(name)), 0);
+	t_remove(dir);
+}
+
+static void a_device_is_known_by_what_it_is_not_by_its_name(void **state)
+{
+	char a[PATH_MAX], b[PATH_MAX], text[2 * PATH_MAX];
+
+	(void)state;
+	dir = t_dir();
+	t_write(dir, "a", "");
+	t_write(dir, "c", "");
+	snprintf(a, sizeof(a), "%s/a", dir);
+	snprintf(b, sizeof(b), "%s/b", dir);
+	assert_int_equal(link(a, b), 0);
+	snprintf(text, sizeof(text), HEAD "/dev/other partition 1 0 5\n%s file 1 0 -2\n", a);
+	assert_int_equal(swapdev_is_on(swaps(text), a), 1);
+	assert_int_equal(swapdev_is_on(swaps(text), b), 1);
+	b[strlen(b) - 1] = 'c';
+	assert_int_equal(swapdev_is_on(swaps(text), b), 0);
+	assert_int_equal(swapdev_is_on(swaps(text), "/nonexistent"), 0);
 	t_remove(dir);
 }
 
@@ -63,7 +69,8 @@ static void a_list_that_is_cut_off_or_strange_is_survived(void **state)
 	dir = t_dir();
 	for (size_t len = 0; len < sizeof(text); len++) {
 		snprintf(part, sizeof(part), "%.*s", (int)len, text);
-		assert_in_range(other(part, "/dev/ours", name, sizeof(name)), 0, 1);
+		assert_in_range(swapdev_any(swaps(part), name, sizeof(name)), 0, 1);
+		assert_int_equal(swapdev_is_on(swaps(part), "/dev/ours"), 0);
 	}
 	t_remove(dir);
 }
@@ -162,11 +169,12 @@ static void a_kernel_has_a_knob_from_its_version_on(void **state)
 #define EVENT(rest) "{\"t\":-1,\"source\":\"harness\"," rest "}\n"
 #define KNOB(name, value, now)                                                                                         \
 	EVENT("\"kind\":\"knob\",\"name\":\"" name "\",\"value\":\"" value "\",\"read_back\":\"" now "\"")
-#define START	EVENT("\"kind\":\"device\",\"name\":\"swap\",\"kernel\":\"dm-3\"") EVENT("\"kind\":\"start\"")
-#define LIMIT	"dm_mod.swap_bios"
-#define SPLIT	"dm_crypt.max_write_size"
-#define RESERVE "vm.min_free_kbytes"
-#define SCALE	"vm.watermark_scale_factor"
+#define NO_KNOB(name) EVENT("\"kind\":\"knob\",\"name\":\"" name "\",\"value\":\"1\"")
+#define START	      EVENT("\"kind\":\"device\",\"name\":\"swap\",\"kernel\":\"dm-3\"") EVENT("\"kind\":\"start\"")
+#define LIMIT	      "dm_mod.swap_bios"
+#define SPLIT	      "dm_crypt.max_write_size"
+#define RESERVE	      "vm.min_free_kbytes"
+#define SCALE	      "vm.watermark_scale_factor"
 
 /* Two samples of the load: so many pages sent to swap, so many sectors and writes that came to rest on the device. */
 #define SAMPLE(t, pages, writes, sectors, stalls)                                                                      \
@@ -175,6 +183,7 @@ static void a_kernel_has_a_knob_from_its_version_on(void **state)
 #define SENT_5000_DONE_1000 SAMPLE(0, 100, 10, 80, 0) SAMPLE(1, 5100, 1010, 8080, 7)
 #define SENT_2050_DONE_50   SAMPLE(0, 0, 0, 0, 0) SAMPLE(1, 2050, 50, 400, 0)
 #define SENT_600_DONE_0	    SAMPLE(0, 0, 0, 0, 0) SAMPLE(1, 600, 0, 0, 0)
+#define WRITES_OF_128_KIB   SAMPLE(0, 0, 0, 0, 0) SAMPLE(1, 6400, 200, 51200, 0)
 #define LARGE_WRITES	    SAMPLE(0, 0, 0, 0, 0) SAMPLE(1, 6400, 25, 51200, 0)
 
 static void mitigations_are_attested_from_the_record(void **state)
@@ -202,16 +211,26 @@ static void mitigations_are_attested_from_the_record(void **state)
 		  UNKNOWN, "asked for 2048, the kernel has 1048576" },
 		{ "swap-limit", "2048", KNOB(LIMIT, "2048", "2048") START, "{\"t\":1}\n", MITIGATION_ON, UNKNOWN,
 		  "not seen" },
-		{ "swap-limit", "2048", START, SENT_600_DONE_0, MITIGATION_ABSENT, UNKNOWN, "there since Linux 5.12" },
+		{ "swap-limit", "-5", KNOB(LIMIT, "-5", "-5") START, SENT_2050_DONE_50, MITIGATION_ON, YES,
+		  "2000 of 2048 allowed" },
+		/* A kernel that has no such knob is not a record that does not say. */
+		{ "swap-limit", "2048", NO_KNOB(LIMIT) START, SENT_600_DONE_0, MITIGATION_ABSENT, UNKNOWN,
+		  "there since Linux 5.12" },
+		{ "swap-limit", "2048", START, SENT_600_DONE_0, MITIGATION_FAILED, UNKNOWN, "has not told" },
 		{ "crypt-workqueue", "no", KNOB("dm_crypt.write_workqueue", "no", "no") START, SENT_600_DONE_0,
 		  MITIGATION_OFF, YES, "the table says no; 2 MiB swapped out" },
 		{ "crypt-workqueue", "yes", KNOB("dm_crypt.write_workqueue", "yes", "no") START, SENT_600_DONE_0,
 		  MITIGATION_FAILED, UNKNOWN, "asked for yes, the kernel has no" },
-		{ "crypt-workqueue", "yes", START, SENT_600_DONE_0, MITIGATION_FAILED, UNKNOWN, "no such knob" },
+		{ "crypt-workqueue", "yes", START, SENT_600_DONE_0, MITIGATION_FAILED, UNKNOWN, "has not told" },
 		{ "crypt-split", "131072", KNOB(SPLIT, "131072", "131072") START, SENT_5000_DONE_1000, MITIGATION_ON,
 		  NO, "swap writes of 4 KiB at most" },
-		{ "crypt-split", "131072", KNOB(SPLIT, "131072", "131072") START, LARGE_WRITES, MITIGATION_ON, YES,
+		/* The device counts the pieces. */
+		{ "crypt-split", "131072", KNOB(SPLIT, "131072", "131072") START, WRITES_OF_128_KIB, MITIGATION_ON, YES,
+		  "swap writes of 128 KiB at most" },
+		{ "crypt-split", "1048576", KNOB(SPLIT, "1048576", "1048576") START, LARGE_WRITES, MITIGATION_OFF, YES,
 		  "swap writes of 1024 KiB at most" },
+		{ "crypt-split", "1048576", KNOB(SPLIT, "1048576", "1048576") START, SENT_5000_DONE_1000,
+		  MITIGATION_OFF, NO, "swap writes of 4 KiB at most" },
 		{ "crypt-split", "1048576", KNOB(SPLIT, "1048576", "1048576") START, SENT_600_DONE_0, MITIGATION_OFF,
 		  UNKNOWN, "knob reads 1048576" },
 		/* What xN came to is known where it was written. */
@@ -222,7 +241,7 @@ static void mitigations_are_attested_from_the_record(void **state)
 		{ "reserves", "x4/200", KNOB(RESERVE, "10000", "2500") KNOB(SCALE, "200", "200") START, SENT_600_DONE_0,
 		  MITIGATION_FAILED, UNKNOWN, "asked for x4/200, the kernel has 2500/200" },
 		{ "reserves", "x4/200", KNOB(RESERVE, "10000", "10000") START, SENT_600_DONE_0, MITIGATION_FAILED,
-		  UNKNOWN, "no such knob" },
+		  UNKNOWN, "has not told" },
 		{ "throttle-removal", "absent", KNOB("kernel.throttle_vm_writeout", "absent", "absent") START, "",
 		  MITIGATION_ON, UNKNOWN, "cannot be switched off" },
 		{ "throttle-removal", "absent", KNOB("kernel.throttle_vm_writeout", "absent", "present") START, "",
@@ -300,7 +319,8 @@ static void the_swap_device_is_sized_by_the_memory(void **state)
 int main(void)
 {
 	static const struct CMUnitTest tests[] = {
-		cmocka_unit_test(swap_of_others_is_seen_and_named),
+		cmocka_unit_test(any_swap_is_seen_and_named),
+		cmocka_unit_test(a_device_is_known_by_what_it_is_not_by_its_name),
 		cmocka_unit_test(a_list_that_is_cut_off_or_strange_is_survived),
 		cmocka_unit_test(swapping_off_what_is_not_in_use_does_nothing),
 		cmocka_unit_test(a_pattern_is_known_from_every_other),

@@ -1020,7 +1020,6 @@ static void swap_is_measured_while_the_load_runs(void **state)
 	assert_true(f.swap_out_mib == 20 && f.swap_in_mib == 1);
 	assert_true(f.swap_out_mib_s == 0.5 && f.swap_in_mib_s == 0.025);
 	assert_int_equal(f.refaults, 17);
-	assert_int_equal(f.swap_total_kib, 2000);
 	assert_int_equal(f.swap_free_min_kib, 500);
 	facts_free(&f);
 	/* One counter, as before 5.9. One sample makes no rate. */
@@ -1049,17 +1048,12 @@ static void devices_are_measured_while_the_load_runs(void **state)
 		   BEGIN END);
 	d = facts_disk(&f, "dm-0");
 	assert_non_null(d);
-	assert_int_equal(d->in_flight_peak, 7);
-	assert_int_equal(d->reads, 1);
-	assert_int_equal(d->sectors_read, 8);
 	assert_int_equal(d->writes, 32);
 	assert_int_equal(d->sectors_written, 7464);
-	assert_int_equal(d->busy_ms, 30);
 	assert_true(d->write_max_kib == 225.25);
 	d = facts_disk(&f, "vda");
 	assert_non_null(d);
 	assert_int_equal(d->writes, 0);
-	assert_int_equal(d->in_flight_peak, 5);
 	assert_true(d->write_max_kib < 0);
 	assert_null(facts_disk(&f, "dm-1"));
 	facts_free(&f);
@@ -1077,7 +1071,7 @@ static void devices_are_measured_while_the_load_runs(void **state)
 	sprintf(at, ",\"%0100d\":[0,0,0,0,0,0],\"short\":[0,0]}}\n", 1);
 	read_facts(samples, BEGIN END);
 	assert_int_equal(f.n_disks, FACTS_MAX_DISKS);
-	assert_int_equal(facts_disk(&f, "sd15")->in_flight_peak, 16);
+	assert_non_null(facts_disk(&f, "sd15"));
 	assert_null(facts_disk(&f, "sd16"));
 	facts_free(&f);
 }
@@ -1248,7 +1242,7 @@ static void the_cow_limit_is_attested_from_the_record(void **state)
 		{ "2048", "4294967295", "54110", MITIGATION_FAILED, UNKNOWN,
 		  "asked for 2048, the kernel has 4294967295" },
 		{ "2048", "", "54110", MITIGATION_FAILED, UNKNOWN, "asked for 2048" },
-		{ "2048", NULL, "54110", MITIGATION_FAILED, UNKNOWN, "no such knob" },
+		{ "2048", NULL, "54110", MITIGATION_FAILED, UNKNOWN, "asked for 2048, the kernel has not told" },
 		{ "4294967295", "2048", "54110", MITIGATION_FAILED, UNKNOWN,
 		  "asked for 4294967295, the kernel has 2048" },
 	};

@@ -24,6 +24,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <limits.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -44,9 +45,9 @@
 #define AHEAD		64  /* pages that are asked for at once */
 #define DAMAGE_BYTES	(32ULL << 20)
 #define DAMAGE_PIECE	(1U << 20)
-#define MAX_RECLAIMERS	256	/* tasks that may swap out at once: those of the load, and what runs beside it */
-#define DEFAULT_LIMIT	2048ULL /* DEFAULT_SWAP_BIOS: 8 MiB of 4 KiB pages, drivers/md/dm.c */
-#define SPLIT_KIB	128	/* DM_CRYPT_DEFAULT_MAX_WRITE_SIZE, drivers/md/dm-crypt.c, Linux 6.12 */
+#define MAX_RECLAIMERS	256  /* tasks that may swap out at once: those of the load, and what runs beside it */
+#define DEFAULT_LIMIT	2048 /* DEFAULT_SWAP_BIOS: 8 MiB of 4 KiB pages, drivers/md/dm.c */
+#define SPLIT_KIB	128  /* DM_CRYPT_DEFAULT_MAX_WRITE_SIZE, drivers/md/dm-crypt.c, Linux 6.12 */
 #define MEBI		((uint64_t)1 << 20)
 
 #define DRIVER_KNOB    "crypto.driver"
@@ -202,7 +203,8 @@ static struct device device_of(const struct cell *c)
 	return d;
 }
 
-/* The driver that a new transform of the algorithm gets: of those in /proc/crypto the one with the highest priority. */
+/* The best driver of the algorithm, by /proc/crypto: dm-crypt gets it unless it has to allocate memory for each
+ * request. */
 static void report_driver(const char *algorithm)
 {
 	FILE *f = fopen("/proc/crypto", "re");
@@ -225,18 +227,38 @@ static void report_driver(const char *algorithm)
 	cell_knob(DRIVER_KNOB, algorithm, *best ? best : NULL);
 }
 
+static void report_number(const char *name, uint64_t wanted, uint64_t is)
+{
+	char value[24], now[24];
+
+	snprintf(value, sizeof(value), "%" PRIu64, wanted);
+	snprintf(now, sizeof(now), "%" PRIu64, is);
+	cell_knob(name, value, now);
+}
+
 /* What the kernel says of the table, which has the key in it: nothing of it may stay. */
 static int report_table(const struct cell *c, const struct device *d)
 {
 	const struct swap_opts *o = c->opts;
-	char table[512];
-	int err = dmdev_table(d->name, table, sizeof(table));
+	char table[512], cipher[64] = "";
+	unsigned long sector = 512;
+	const char *option;
+	int key_at = 0, key_end = 0, err = dmdev_table(d->name, table, sizeof(table));
 
-	if (err)
+	if (err) {
 		cell_fail(c, "table of %s: %s", d->name, strerror(-err));
-	else
+	} else {
+		/* "CIPHER KEY IV DEVICE START [N OPTION...]", Documentation/admin-guide/device-mapper/dm-crypt.rst */
+		sscanf(table, "%63s %n%*s%n", cipher, &key_at, &key_end);
+		option = strstr(table, " sector_size:");
+		if (option)
+			sscanf(option, " sector_size:%lu", &sector);
+		cell_knob("dm_crypt.cipher", cipher_choices[o->cipher], cipher);
+		report_number("dm_crypt.key_bits", o->key_bits, (uint64_t)(key_end - key_at) * 4);
+		report_number("dm_crypt.sector_size", o->sector_size, sector);
 		cell_knob(WORKQUEUE_KNOB, o->write_workqueue ? "yes" : "no",
 			  strstr(table, " no_write_workqueue") ? "no" : "yes");
+	}
 	explicit_bzero(table, sizeof(table));
 	return err;
 }
@@ -320,7 +342,7 @@ static int setup(struct cell *c)
 	const struct swap_opts *o = c->opts;
 	struct device d = device_of(c);
 	char other[128];
-	int err = swapdev_other("/proc/swaps", NULL, other, sizeof(other));
+	int err = swapdev_any("/proc/swaps", other, sizeof(other));
 
 	if (err < 0) {
 		cell_fail(c, "/proc/swaps: %s", strerror(-err));
@@ -372,11 +394,17 @@ static void keep_longest(struct shared *s, int64_t ns)
 		;
 }
 
+/* Whoever was put to sleep between his look at the clock and here has nothing to say: others got pages since. */
 static void got_page(struct shared *s)
 {
-	int64_t now = clock_ns();
+	int64_t now = clock_ns(), last = atomic_load(&s->last_ns);
 
-	keep_longest(s, now - atomic_exchange(&s->last_ns, now));
+	while (now > last) {
+		if (atomic_compare_exchange_weak(&s->last_ns, &last, now)) {
+			keep_longest(s, now - last);
+			break;
+		}
+	}
 }
 
 /* The data of a page is of its round, so that what an older round left cannot pass for it. */
@@ -406,9 +434,11 @@ static bool came_back(const struct load *l, uint64_t allocator, const struct fil
 	return true;
 }
 
-static bool time_is_up(const struct load *l, uint64_t i)
+/* At the deadline the hook ends us, and says so: an end of our own would look like a failure. */
+static void await_deadline(const struct load *l, uint64_t i)
 {
-	return i % STOP_LOOK == 0 && clock_ns() >= l->cell->deadline_ns;
+	while (i % STOP_LOOK == 0 && clock_ns() >= l->cell->deadline_ns)
+		pause();
 }
 
 /* One round, or what of it the time allows; from the second round on each page is compared before it is written. */
@@ -420,8 +450,7 @@ static int write_round(const struct load *l, uint64_t allocator, struct filled *
 		pattern_fill(key_of(l->cell, allocator, f->round), f->next, f->memory + f->next * PATTERN_BLOCK);
 		atomic_fetch_add(&l->shared->written, 1);
 		got_page(l->shared);
-		if (time_is_up(l, f->next))
-			return 1;
+		await_deadline(l, f->next);
 	}
 	return 0;
 }
@@ -441,8 +470,7 @@ static int read_back(const struct load *l, uint64_t allocator, const struct fill
 			return 1;
 		madvise(page, PATTERN_BLOCK, MADV_DONTNEED);
 		got_page(l->shared);
-		if (time_is_up(l, i))
-			return 1;
+		await_deadline(l, i);
 	}
 	return 0;
 }
@@ -501,7 +529,7 @@ static int start_stress(struct load *l, uint64_t bytes)
 			       "--vm-bytes",
 			       each,
 			       "--vm-method",
-			       "write64",
+			       "rand-set",
 			       "--vm-keep",
 			       "--oomable",
 			       "--verify",
@@ -523,7 +551,7 @@ static int start_stress(struct load *l, uint64_t bytes)
 	return l->stress < 0 ? l->stress : 0;
 }
 
-/* Noise into the ciphertext in the middle of the device, past dm-crypt. */
+/* Noise into the ciphertext, past dm-crypt. */
 static int spoil(const struct cell *c)
 {
 	uint64_t bytes = c->scratch_sectors * 512 / 4 < DAMAGE_BYTES ? c->scratch_sectors * 512 / 4 : DAMAGE_BYTES;
@@ -565,7 +593,24 @@ static void tell_standstill(const struct load *l, int64_t ns)
 	cell_metric_fixed(l->cell, "standstill_max_ms", ns / 1000, 3);
 }
 
-/* stress-ng goes on until it is told to end; what it says about its own end then is of no interest. */
+/* Its words for memory that is not as it was written (stress-vm.c). It ends with status 2 then, and for more besides.
+ */
+static bool stress_found_bad_data(const struct cell *c)
+{
+	char path[PATH_MAX], line[512];
+	bool found = false;
+	FILE *f;
+
+	snprintf(path, sizeof(path), "%s/stress-ng.err", c->work_dir);
+	f = fopen(path, "re");
+	while (f && !found && fgets(line, sizeof(line), f))
+		found = strstr(line, "fail") && strstr(line, "detected");
+	if (f)
+		fclose(f);
+	return found;
+}
+
+/* stress-ng goes on until it is told to end. */
 static int end_stress(struct load *l)
 {
 	bool told = !has_ended(l->stress);
@@ -575,6 +620,8 @@ static int end_stress(struct load *l)
 		kill(l->stress, SIGTERM);
 	rc = cell_wait(l->cell, "stress-ng", l->stress);
 	l->stress = 0;
+	if (rc > 0 && stress_found_bad_data(l->cell))
+		cell_corrupt(l->cell, "stress-ng: memory is not as it was written, see stress-ng.err");
 	if (rc < 0 || (rc && !told)) {
 		cell_fail(l->cell, "stress-ng: %s",
 			  rc < 0 ? strerror(-rc) : "ended before its time, see stress-ng.err");
@@ -591,7 +638,7 @@ static int watch(struct load *l)
 {
 	const struct swap_opts *o = l->cell->opts;
 	bool spoilt = o->damage == DAMAGE_NONE;
-	int64_t told = TELL_MS * NS_PER_MS / 2, begin = clock_ns();
+	int64_t told = TELL_MS * NS_PER_MS / 2, begin = clock_ns(), last;
 	int err = 0;
 
 	while (!err && !allocators_ended(l) && clock_ns() < l->cell->deadline_ns) {
@@ -600,7 +647,8 @@ static int watch(struct load *l)
 			atomic_store(&l->shared->stop, true);
 		if (!err && l->stress > 0 && !atomic_load(&l->shared->writing))
 			err = end_stress(l);
-		keep_longest(l->shared, clock_ns() - atomic_load(&l->shared->last_ns));
+		last = atomic_load(&l->shared->last_ns);
+		keep_longest(l->shared, clock_ns() - last);
 		if (atomic_load(&l->shared->longest_ns) > 2 * told) {
 			told = atomic_load(&l->shared->longest_ns);
 			tell_standstill(l, told);
@@ -693,14 +741,16 @@ static int verify(struct cell *c)
 
 /* --- The mitigations, from the record --- */
 
-static void attest_limit(const struct facts *f, struct attestation *a)
+static void attest_limit(const struct facts *f, const struct swap_opts *o, struct attestation *a)
 {
-	uint64_t want = strtoull(a->requested, NULL, 10), peak = f->swap_in_flight_peak;
-	uint64_t limit = a->state == MITIGATION_OFF || !want ? DEFAULT_LIMIT : want;
+	int64_t want = strtoll(a->requested, NULL, 10), peak = (int64_t)f->swap_in_flight_peak;
+	int64_t limit = a->state == MITIGATION_OFF || want <= 0 ? DEFAULT_LIMIT : want;
 
-	if (!f->have_swap_in_flight) {
-		snprintf(a->evidence, sizeof(a->evidence), "knob reads %s; the device was not seen in diskstats",
-			 a->read_back);
+	/* The cap counts requests: of huge pages, or to another device, pages in flight say nothing about it. */
+	if (!f->have_swap_in_flight || o->huge_pages || o->other_swap) {
+		snprintf(a->evidence, sizeof(a->evidence), "knob reads %s; %s", a->read_back,
+			 f->have_swap_in_flight ? "pages in flight are not its requests here"
+						: "the device was not seen in diskstats");
 		return;
 	}
 	/* A sampled peak is below the true one: half the cap says that the cap was reached at times. */
@@ -708,7 +758,7 @@ static void attest_limit(const struct facts *f, struct attestation *a)
 	/* A page counts as sent before its task waits for the cap, one page a task. */
 	if (a->state == MITIGATION_ON && peak > limit + MAX_RECLAIMERS)
 		a->state = MITIGATION_FAILED;
-	snprintf(a->evidence, sizeof(a->evidence), "in-flight peak %" PRIu64 " of %" PRIu64 " %s", peak, limit,
+	snprintf(a->evidence, sizeof(a->evidence), "in-flight peak %" PRId64 " of %" PRId64 " %s", peak, limit,
 		 a->state == MITIGATION_OFF ? "that the cap would allow" : "allowed");
 }
 
@@ -727,7 +777,10 @@ static void attest_workqueue(const struct facts *f, struct attestation *a)
 			 f->swap_out_mib);
 }
 
-/* Swap writes are single pages unless huge ones are swapped out: then nothing is large enough to be split. */
+/*
+ * Swap writes are single pages unless huge ones are swapped out: then nothing is large enough to be split. The device
+ * counts each piece as a write of its own, so with the cap on it shows the cap.
+ */
 static void attest_split(const struct facts *f, struct attestation *a)
 {
 	const char *name = facts_device(f, "swap");
@@ -737,7 +790,7 @@ static void attest_split(const struct facts *f, struct attestation *a)
 		snprintf(a->evidence, sizeof(a->evidence), "knob reads %s", a->read_back);
 		return;
 	}
-	a->exercised = disk->write_max_kib > SPLIT_KIB ? YES : NO;
+	a->exercised = disk->write_max_kib >= (a->state == MITIGATION_ON ? SPLIT_KIB / 2 : SPLIT_KIB) ? YES : NO;
 	snprintf(a->evidence, sizeof(a->evidence), "knob reads %s; swap writes of %.0f KiB at most on average",
 		 a->read_back, disk->write_max_kib);
 }
@@ -754,9 +807,8 @@ static void attest(const struct facts *f, const void *opts, struct attestation *
 {
 	const char *name = a->mitigation->name;
 
-	(void)opts;
 	if (strcmp(name, "swap-limit") == 0) {
-		attest_limit(f, a);
+		attest_limit(f, opts, a);
 	} else if (strcmp(name, "crypt-workqueue") == 0) {
 		attest_workqueue(f, a);
 	} else if (strcmp(name, "crypt-split") == 0) {

@@ -33,6 +33,9 @@ static struct dm_task *new_task(int type, const char *name)
 		dm_task_destroy(task);
 		return NULL;
 	}
+	/* A table may have a key in it: the library and the kernel wipe their copies. */
+	if (task)
+		dm_task_secure_data(task);
 	return task;
 }
 

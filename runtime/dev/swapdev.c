@@ -53,8 +53,8 @@ static bool same_device(const char *a, const char *b)
 	return x.st_dev == y.st_dev && x.st_ino == y.st_ino;
 }
 
-/* Go through what is swapped on; true where `path` is (or is not, with `other`) among it. */
-static int look(const char *proc_swaps, const char *path, bool other, char *buf, size_t size)
+/* Look for a device, or for any with `path` NULL. */
+static int look(const char *proc_swaps, const char *path, char *buf, size_t size)
 {
 	FILE *f = fopen(proc_swaps, "re");
 	char *line = NULL;
@@ -72,7 +72,7 @@ static int look(const char *proc_swaps, const char *path, bool other, char *buf,
 		if (head || !*name)
 			continue;
 		unescape(name);
-		found = (path && same_device(name, path)) != other;
+		found = !path || same_device(name, path);
 		if (found)
 			snprintf(buf, size, "%s", name);
 	}
@@ -81,20 +81,26 @@ static int look(const char *proc_swaps, const char *path, bool other, char *buf,
 	return found;
 }
 
-int swapdev_other(const char *proc_swaps, const char *ours, char *buf, size_t size)
+int swapdev_any(const char *proc_swaps, char *buf, size_t size)
 {
-	return look(proc_swaps, ours, true, buf, size);
+	return look(proc_swaps, NULL, buf, size);
+}
+
+int swapdev_is_on(const char *proc_swaps, const char *path)
+{
+	char name[16];
+
+	return look(proc_swaps, path, name, sizeof(name));
 }
 
 int swapdev_off(const char *path, unsigned timeout_ms)
 {
 	pid_t parent = getpid(), pid;
-	char name[16];
 	int status;
 
 	if (access(path, F_OK) < 0)
 		return -errno;
-	if (look("/proc/swaps", path, false, name, sizeof(name)) == 0)
+	if (swapdev_is_on("/proc/swaps", path) == 0)
 		return 0;
 	pid = fork();
 	if (pid < 0)

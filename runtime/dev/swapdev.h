@@ -23,9 +23,11 @@ int swapdev_on(const char *path, int priority);
  */
 int swapdev_off(const char *path, unsigned timeout_ms);
 /*
- * Is anything swapped on in `proc_swaps` (as /proc/swaps) that is not `ours`? Its name goes into buf. `ours` may be
- * NULL. -errno where the file cannot be read.
+ * Is anything swapped on by `proc_swaps`, a file as /proc/swaps? 1 with the name of the first in buf, 0, or -errno
+ * where the file cannot be read.
  */
-int swapdev_other(const char *proc_swaps, const char *ours, char *buf, size_t size);
+int swapdev_any(const char *proc_swaps, char *buf, size_t size);
+/* Is this device? */
+int swapdev_is_on(const char *proc_swaps, const char *path);
 
 #endif

@@ -6,7 +6,7 @@
 #include <stdio.h>
 #include <string.h>
 
-/* What the files of a mitigation read at the end of its set-up, with '/' between. False where one could not be read. */
+/* What the knobs of a mitigation read when they had been set, with '/' between. False where one could not be read. */
 static bool read_back(const struct facts *f, const struct mitigation *m, char *buf, size_t size)
 {
 	size_t len = 0;
@@ -56,6 +56,15 @@ static void attest_gone(struct attestation *a)
 	}
 }
 
+/* Did the machine look for a knob and find none? A record that was cut off does not say so. */
+static bool not_there(const struct facts *f, const struct mitigation *m)
+{
+	for (unsigned i = 0; i < mitigation_knobs(m); i++)
+		if (json_is_null(json_object_get(f->knobs, m->knobs[i].name)))
+			return true;
+	return false;
+}
+
 void attest(const struct facts *f, const struct workload *w, const void *opts, const struct mitigation *m,
 	    const char *requested, struct attestation *out)
 {
@@ -64,14 +73,16 @@ void attest(const struct facts *f, const struct workload *w, const void *opts, c
 	out->state = strcmp(requested, m->off) == 0 ? MITIGATION_OFF : MITIGATION_ON;
 	if (m->gone) {
 		attest_gone(out);
-	} else if (m->since && !out->known) {
+	} else if (m->since && not_there(f, m)) {
 		out->state = MITIGATION_ABSENT;
 		snprintf(out->evidence, sizeof(out->evidence), "this kernel has no such knob (there since %s)",
 			 m->since);
 	} else if (!in_force(f, m, requested)) {
 		out->state = MITIGATION_FAILED;
 		snprintf(out->evidence, sizeof(out->evidence), "asked for %s, the kernel has %s", requested,
-			 out->known ? out->read_back : "no such knob");
+			 out->known	   ? out->read_back
+			 : not_there(f, m) ? "no such knob"
+					   : "not told");
 	} else if (w->attest) {
 		w->attest(f, opts, out);
 	} else {

@@ -35,7 +35,7 @@
 #define COOL_DOWN_MS	1000 /* recorded after the load has ended */
 #define KILL_WAIT_MS	5000 /* after SIGKILL; what is still there then hangs in the kernel */
 #define TERM_WAIT_MS	2000
-#define TEARDOWN_S	30 /* swapping off takes the most */
+#define TEARDOWN_S	40 /* swapping off takes the most */
 #define DM_PERIOD_MS	1000
 #define GROUP_PERIOD_MS 1000
 #define TASK_PERIOD_MS	1000
@@ -488,6 +488,8 @@ static int set_knob(const struct spec_knob *k)
 	int err;
 
 	if (sysfile_read(k->path, old, sizeof(old)) < 0) {
+		/* That this kernel has none is a finding, not a gap in the record. */
+		cell_knob(k->name, k->value, NULL);
 		if (!k->required)
 			return 0;
 		cell_event("fail", "%s: %s cannot be read", k->name, k->path);
@@ -879,6 +881,7 @@ static void tear_down(struct cell_run *r, const char *undo_log)
 
 	if (pid == 0) {
 		spawn_die_with(parent);
+		setpgid(0, 0);
 		_exit(undo_play(undo_log) == 0 ? 0 : 1);
 	}
 	if (pid > 0)

@@ -295,8 +295,6 @@ static void swap_of_sample(struct facts *f, json_t *mem, json_t *vm, double t, s
 	if (total) {
 		if (!f->have_swap || left < f->swap_free_min_kib)
 			f->swap_free_min_kib = left;
-		if (total > f->swap_total_kib)
-			f->swap_total_kib = total;
 		f->have_swap = true;
 	}
 	if (json_object_get(vm, "pswpout")) {
@@ -351,11 +349,8 @@ static void disk_of_sample(struct disk_facts *d, const struct disk_row *last, st
 	uint64_t writes = now->field[WRITES] - mean->field[WRITES];
 	double kib = (double)(now->field[SECTORS_WRITTEN] - mean->field[SECTORS_WRITTEN]) / 2;
 
-	d->reads += now->field[READS] - last->field[READS];
-	d->sectors_read += now->field[SECTORS_READ] - last->field[SECTORS_READ];
 	d->writes += now->field[WRITES] - last->field[WRITES];
 	d->sectors_written += now->field[SECTORS_WRITTEN] - last->field[SECTORS_WRITTEN];
-	d->busy_ms += now->field[BUSY_MS] - last->field[BUSY_MS];
 	if (writes < MEAN_WRITES)
 		return;
 	if (kib / (double)writes > d->write_max_kib)
@@ -382,8 +377,6 @@ static void disks_of_sample(struct facts *f, json_t *disk, struct counters *firs
 			now.field[i] = counter_value(json_array_get(array, i));
 		last = &first->disk_last[d - f->disks];
 		mean = &first->disk_mean[d - f->disks];
-		if (now.field[IN_FLIGHT] > d->in_flight_peak)
-			d->in_flight_peak = now.field[IN_FLIGHT];
 		if (is_new || went_back(last, &now))
 			*mean = now;
 		else

@@ -26,9 +26,8 @@ struct cache_peak {
 
 /* A block device while the load ran. */
 struct disk_facts {
-	char name[32];		 /* the kernel's, "dm-0" */
-	uint64_t in_flight_peak; /* in a sample */
-	uint64_t reads, sectors_read, writes, sectors_written, busy_ms;
+	char name[32]; /* the kernel's, "dm-0" */
+	uint64_t writes, sectors_written;
 	double write_max_kib; /* largest mean size of a write between two samples; < 0: too few writes for a mean */
 };
 
@@ -52,7 +51,7 @@ struct swap_point {
 struct facts {
 	/* samples */
 	uint64_t samples;
-	unsigned cpus; /* of the machine; set by the caller before an attestation */
+	unsigned cpus; /* of the machine; set by the caller: a verdict and attestations need it */
 	bool have_slab, have_mem, have_psi, have_oom_counter, have_canary;
 	uint64_t slab_peak_kib, available_min_kib, memtotal_kib;
 	/*
@@ -78,7 +77,7 @@ struct facts {
 	uint64_t allocstalls, pgscan_direct;
 	/* While the load ran: swap, if the machine has any, the devices, the kernel threads. */
 	bool have_swap, have_swap_io, have_refaults;
-	uint64_t swap_total_kib, swap_free_min_kib, refaults;
+	uint64_t swap_free_min_kib, refaults;
 	bool have_swap_in_flight;
 	uint64_t swap_in_flight_peak; /* pages; where cell_device() told of a "swap" */
 	double swap_out_mib, swap_in_mib;

@@ -180,6 +180,10 @@ static json_t *attest_one(const struct facts *f, const struct spec_workload *w, 
 	json_put_text(out, "knob", mitigation_knob_names(m, names, sizeof(names)));
 	if (m->gone)
 		json_object_set_new(out, "built_in", json_true());
+	if (m->option) {
+		snprintf(names, sizeof(names), "%s.%s", w->workload->name, m->option);
+		json_put_text(out, "option", names);
+	}
 	return out;
 }
 

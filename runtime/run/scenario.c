@@ -114,6 +114,15 @@ static struct spec_workload *owner_of(struct scenario *s, const struct mitigatio
 	return NULL;
 }
 
+/* The mitigation that an option of a workload belongs to: an arm sets it, in every cell. */
+static const struct mitigation *mitigation_of(const struct workload *w, const char *option)
+{
+	for (const struct mitigation *m = w->mitigations; m && m->name; m++)
+		if (m->option && strcmp(m->option, option) == 0)
+			return m;
+	return NULL;
+}
+
 static struct spec_workload *find_workload(struct scenario *s, const char *name)
 {
 	for (size_t i = 0; i < s->n_workloads; i++)
@@ -229,6 +238,7 @@ static int on_key(void *user, const char *section, const char *key, const char *
 {
 	struct reading *r = user;
 	struct scenario *s = r->s;
+	const struct mitigation *m;
 	struct spec_workload *w;
 	int err;
 
@@ -240,7 +250,10 @@ static int on_key(void *user, const char *section, const char *key, const char *
 		err = on_scenario_key(s, key, value, r->err, r->err_size);
 	else if (strncmp(section, "arm ", 4) == 0)
 		err = on_arm_key(&s->arms[s->n_arms - 1], key, value, r->err, r->err_size);
-	else if ((w = find_workload(s, section)))
+	else if ((w = find_workload(s, section)) && (m = mitigation_of(w->workload, key)))
+		err = fail(r->err, r->err_size, "%s: the mitigation %s sets it: give an arm a value of that", key,
+			   m->name);
+	else if (w)
 		err = opts_set(w->workload->opts, w->opts, key, value, r->err, r->err_size);
 	else
 		err = -EINVAL; /* on_section() has said why */
@@ -429,11 +442,14 @@ int scenario_parse(struct scenario *s, const char *name, const char *text, char 
 static int set_option(struct scenario *s, const char *section, const char *option, const char *value, char *err,
 		      size_t err_size)
 {
+	const struct mitigation *m;
 	struct spec_workload *w;
 
 	if (strcmp(section, SECTION_SCENARIO) == 0)
 		return on_scenario_key(s, option, value, err, err_size);
 	w = find_workload(s, section);
+	if (w && (m = mitigation_of(w->workload, option)))
+		return fail(err, err_size, "%s: the mitigation %s sets it: choose an arm", option, m->name);
 	if (!w) {
 		size_t len = (size_t)snprintf(err, err_size,
 					      "unknown section '%s' in this scenario (there are: scenario", section);

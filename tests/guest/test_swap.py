@@ -2,6 +2,7 @@
 """Swap on dm-crypt in real guests: data verified, mitigations proved, and nothing left when it is cut off."""
 import os
 import pathlib
+import re
 import signal
 import time
 
@@ -9,7 +10,7 @@ import pytest
 
 from conftest import assert_nothing_left, cell, guests_of, headroom, lines, only_run, start, wait_until
 
-# A third more than the guest has; over in half a minute.
+# More than the kernel leaves of it; over in half a minute.
 SMALL_SWAP = """[scenario]
 summary = a small cell for the tests
 memory = 256
@@ -18,7 +19,7 @@ bystander = 8
 expect-after = ok
 [swap-crypt]
 swap_pct = 100
-load_memory_pct = 110
+load_memory_pct = 90
 allocators = 2
 {options}
 """
@@ -32,9 +33,9 @@ def small_swap(directory, *, options=""):
 
 @pytest.fixture(scope="module")
 def swapped(tmp_path_factory):
-    """Both ways of the write path, with two rounds and a stressor of stress-ng beside the allocators."""
+    """Both ways of the write path."""
     directory = tmp_path_factory.mktemp("swap")
-    scenario = small_swap(directory, options="rounds = 2\nstress_pct = 10")
+    scenario = small_swap(directory)
     done = headroom("run", scenario, "--kernel", "6.1", "--arms", "before,after", "--out", directory / "results")
     print(done.stdout, done.stderr)
     assert done.returncode == 0, done.stderr
@@ -46,9 +47,7 @@ def test_every_page_comes_back_as_it_was_written(swapped):
     metrics = after["metrics"]
     assert after["verdict"] == "ok", after["reason"]
     assert metrics["data_verified"] is True
-    # All of the allocators' part, once before the second round and once at the end.
-    share = metrics["load_mib"] * 0.9
-    assert metrics["pages_compared"] * 4 / 1024 == pytest.approx(2 * share, rel=0.02)
+    assert metrics["pages_compared"] * 4 / 1024 == pytest.approx(metrics["load_mib"], rel=0.02)
     assert metrics["swap_out_mib"] > 20 and metrics["swap_in_mib"] > 20
     assert metrics["standstill_max_ms"] > 0
     assert metrics["swap_free_min_kib"] < after["machine"]["memory_mib"] * 1024
@@ -78,17 +77,17 @@ def test_each_mitigation_is_what_the_kernel_says_it_is(swapped):
 def test_the_record_says_who_encrypted_and_with_what(swapped):
     after = cell(swapped, "002-after-1")
     assert after["settings"]["crypto.driver"].startswith("xts")
+    assert after["settings"]["dm_crypt.cipher"] == "aes-xts-plain64"
+    assert after["settings"]["dm_crypt.key_bits"] == "256"
+    assert after["mitigations"]["crypt-workqueue"]["option"] == "swap-crypt.write_workqueue"
     assert after["metrics"]["thread_cpu_s"]["kcryptd"] > 0
     assert any("kcryptd" in s.get("threads", {}).get("groups", {}) for s in lines(swapped, "002-after-1", "samples.jsonl"))
-    assert (swapped / "cells/002-after-1/tools/stress-ng.err").read_text()
 
 
 def test_no_key_is_left_in_the_record(swapped):
     """The table of a crypt device has the key in it: 256 bits, 64 hexadecimal digits."""
-    for path in (swapped / "cells/002-after-1").rglob("*"):
-        if path.is_file():
-            text = path.read_bytes()
-            assert not any(len(word) >= 64 and set(word) <= set(b"0123456789abcdef") for word in text.split()), path
+    for path in (p for p in swapped.rglob("*") if p.is_file() and p.name != "report.html"):
+        assert not re.search(rb"[0-9a-f]{64}", path.read_bytes()), path
 
 
 def test_swapped_data_that_was_spoilt_is_corrupt(results, tmp_path):
@@ -101,13 +100,18 @@ def test_swapped_data_that_was_spoilt_is_corrupt(results, tmp_path):
     assert record["metrics"]["data_verified"] is False
 
 
-def test_other_ciphers_sectors_and_huge_pages_are_real(results, tmp_path):
-    options = "cipher = aes-cbc-plain64\nkey_bits = 192\nsector_size = 4096\nhuge_pages = yes"
+def test_other_ciphers_keys_and_sectors_are_real(results, tmp_path):
+    # Beside a stressor, which writes as long as the allocators do.
+    options = "cipher = aes-cbc-plain64\nkey_bits = 192\nsector_size = 4096\ntime_s = 5\nstress_pct = 10"
     done = headroom("run", small_swap(tmp_path, options=options), "--arms", "after", "--out", results, "--no-report")
     assert done.returncode == 0, done.stderr
     record = cell(only_run(results), "001-after-1")
     assert record["verdict"] == "ok", record["reason"]
-    assert record["settings"]["crypto.driver"].startswith("cbc")
+    assert (only_run(results) / "cells/001-after-1/tools/stress-ng.err").read_text()
+    # As the kernel's own table has it.
+    assert record["settings"]["dm_crypt.cipher"] == "aes-cbc-plain64"
+    assert record["settings"]["dm_crypt.key_bits"] == "192"
+    assert record["settings"]["dm_crypt.sector_size"] == "4096"
 
 
 def test_a_guest_killed_while_it_swaps_leaves_nothing_on_the_host(results, tmp_path):

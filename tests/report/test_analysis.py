@@ -99,15 +99,36 @@ def test_not_to_fail_is_no_missing_time_of_failure(new_run, compared, edit):
         ("swap_free_min_kib", 400, 100, False),
         ("swap_free_min_kib", 100, 400, True),
         ("swap_out_mib_s", 4, 20, True),
+        ("thread_cpu_s.kcryptd", 4, 20, False),
+        ("thread_cpu_s.kcryptd", 20, 4, True),
+        ("allocation_stalls", 100, 900, False),
+        ("direct_scans", 100, 900, False),
     ],
 )
 def test_an_early_death_turns_no_comparison_around(new_run, compared, name, died, lived, told):
     path = new_run(repeats=3)
+    whole, _, part = name.partition(".")
     for repeat in range(1, 4):
-        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", **{name: died + repeat / 10})
-        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", **{name: lived + repeat / 10})
+        for cell, value in ((f"{2 * repeat - 1:03d}-before", died), (f"{2 * repeat:03d}-after", lived)):
+            value += repeat / 10
+            set_metric(path, f"{cell}-{repeat}", **{whole: {part: value} if part else value})
     after = figures(compared(path), name)[1]
     assert (after.direction != "", after.ratio is not None, after.p is not None) == (told,) * 3
+
+
+@pytest.mark.parametrize("name", ["psi_memory_full_s", "standstill_max_ms", "swap_free_min_kib"])
+def test_two_early_deaths_cannot_be_compared(new_run, compared, edit, name):
+    path = new_run(repeats=3)
+    for repeat in range(1, 4):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", **{name: 20 + repeat})
+        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", **{name: 4 + repeat})
+        edit(path / f"cells/{2 * repeat:03d}-after-{repeat}/cell.json", verdict="panic")
+    comparison = compared(path)
+    before, after = figures(comparison, name)
+    assert before.bound == after.bound != ""
+    assert (after.direction, after.ratio, after.p) == ("", None, None)
+    metric = next(metric for metric in comparison.metrics if metric.name == name)
+    assert tables.shown(metric)[1][1].change == ""
 
 
 def test_survivors_alone_are_not_tested(repeats, compared):

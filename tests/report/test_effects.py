@@ -10,6 +10,7 @@ from hostile import TEXT
 from reports import effects, html, machine, markdown, tables
 
 ONE = ("before", "only-swap-limit", "without-swap-limit", "after")
+QUEUE = ("before", "only-crypt-workqueue", "without-crypt-workqueue", "after")
 SLAB = "slab_unreclaimable_peak_kib"
 
 
@@ -39,6 +40,13 @@ def set_cells(path, arm, repeats=3, **fields):
     for repeat in range(1, repeats + 1):
         file = cell_file(path, arm, repeat)
         file.write_text(json.dumps(json.loads(file.read_text()) | fields))
+
+
+def set_option(path, name, value):
+    for file in (path / "cells").glob("*/cell.json"):
+        data = json.loads(file.read_text())
+        data["options"]["swap-crypt"][name] = value
+        file.write_text(json.dumps(data))
 
 
 def pairs(comparison):
@@ -91,12 +99,51 @@ def test_two_kernels_keep_apart(swap_runs, compared):
 
 def test_other_options_keep_apart(new_swap_run, compared):
     first, second = (new_swap_run(name, arms=ONE, step=4.0) for name in "ab")
-    for arm in ONE:
-        set_cells(second, arm, options={"swap-crypt": {"swap_mib": "512"}})
+    set_option(second, "swap_pct", "71")
     assert [group.name for group in effects.groups(compared(first, second))] == [
-        "swap-crypt.swap_mib=1024",
-        "swap-crypt.swap_mib=512",
+        "swap-crypt.swap_pct=142",
+        "swap-crypt.swap_pct=71",
     ]
+
+
+def test_an_option_that_a_mitigation_sets_keeps_no_arms_apart(new_swap_run, compared):
+    path = new_swap_run(arms=QUEUE, step=4.0)
+    comparison = compared(path)
+    assert [column.label for column in comparison.columns] == list(QUEUE)
+    assert [column.baseline and column.baseline.arm for column in comparison.columns] == [None, *["before"] * 3]
+    found = [pair for pair in pairs(comparison) if pair.mitigation == "crypt-workqueue"]
+    assert [(pair.kind, pair.why_not) for pair in found] == [("alone", ""), ("on top of all others", "")]
+    (row,) = [row for row in tables.settings(comparison)[0] if row.name == "option swap-crypt.write_workqueue"]
+    assert row.values == ["no", "yes", "no", "yes"], "it is still told"
+
+
+def test_an_option_that_a_mitigation_sets_is_in_no_label(new_swap_run, compared):
+    first, second = (new_swap_run(name, arms=QUEUE, step=4.0) for name in "ab")
+    set_option(second, "swap_pct", "71")
+    comparison = compared(first, second)
+    assert [group.name for group in effects.groups(comparison)] == [
+        "swap-crypt.swap_pct=142",
+        "swap-crypt.swap_pct=71",
+    ]
+    assert [column.label for column in comparison.columns] == [
+        f"{arm} \u00b7 swap-crypt.swap_pct={size}" for size in (142, 71) for arm in QUEUE
+    ]
+
+
+def test_one_cell_that_names_the_option_is_enough(new_swap_run, compared):
+    first, second = (new_swap_run(name, arms=QUEUE, step=4.0) for name in "ab")
+    for path, arms in ((first, QUEUE), (second, QUEUE[1:])):
+        for arm in arms:
+            set_mitigation(path, arm, "crypt-workqueue", option=None)
+    assert [column.label for column in compared(first, second).columns] == list(QUEUE)
+
+
+@pytest.mark.parametrize("option", [TEXT, None, [], {}, True, 7, ""])
+def test_options_that_cannot_be_read(new_swap_run, compared, option):
+    path = new_swap_run(arms=QUEUE, step=4.0)
+    for arm in QUEUE:
+        set_mitigation(path, arm, "crypt-workqueue", option=option)
+    assert len({column.key for column in compared(path).columns}) == 2
 
 
 def test_a_pair_comes_from_the_same_runs(new_swap_run, compared):
@@ -180,6 +227,21 @@ def test_what_died_early_is_a_bound(new_swap_run, compared):
     set_values(path, "only-swap-limit", SLAB, [600, 610, 620])
     told = shown(pairs(compared(path))[0], SLAB)
     assert (told.ratio, told.interval, told.p, told.words) == ("", "", "", "cannot be told"), "it died on its way up"
+
+
+@pytest.mark.parametrize("off", [[300, 310, 320], [60, 61, 62], [30, 31, 32]])
+def test_where_both_sides_died_early_nothing_is_known(new_swap_run, compared, off):
+    path = new_swap_run(arms=("before", "only-crypt-workqueue"), step=4.0)
+    set_values(path, "before", SLAB, off)
+    set_values(path, "only-crypt-workqueue", SLAB, [60, 61, 62])
+    comparison = compared(path)
+    (pair,) = pairs(comparison)
+    told = shown(pair, SLAB)
+    assert told.off.startswith("\u2265") and told.on.startswith("\u2265")
+    assert (told.ratio, told.interval, told.p, told.words) == ("", "", "", "cannot be told")
+    data = json.loads(machine.render(comparison))["effects"][0]["metrics"][SLAB]
+    assert {data[name] for name in ("ratio_off_on", "ratio_interval", "ratio_bound", "apart")} == {None}
+    assert data["on"]["p"] is data["on"]["direction"] is data["on"]["ratio"] is None
 
 
 def test_outcomes_of_a_pair(swap_runs, compared):
@@ -279,7 +341,7 @@ def test_effects_in_every_form(swap_runs, compared):
 
     lines = markdown.render(comparison).split("## What each mitigation does")[1].split("##")[0].splitlines()
     rows = [line for line in lines if line.startswith("| swap-limit")]
-    assert len(rows) == 2 * 2 * 8, "the outcome and seven metrics"
+    assert len(rows) == 2 * 2 * 9, "the outcome and eight metrics"
     assert any(re.search(r"before \|.*did not finish in 3 of 3.*better in every repeat", row) for row in rows)
     assert {line.replace("\\|", "").count("|") for line in lines if line} == {len(effects.FLAT_HEAD) + 1}
 
@@ -287,6 +349,9 @@ def test_effects_in_every_form(swap_runs, compared):
     found = {(one["mitigation"], one["off"], one["on"]): one for one in data["effects"]}
     assert len(data["effects"]) == len(found) == 16
     one = found["swap-limit", "6.1.0-42-amd64 \u00b7 before", "6.1.0-42-amd64 \u00b7 only-swap-limit"]
+    assert set(one["metrics"]) == set(effects.KEY_METRICS)
+    flight = one["metrics"]["swap_in_flight_peak"]
+    assert flight["ratio_off_on"] > 20 and flight["ratio_bound"] == "at least" and flight["on"]["median"] <= 64
     slab = one["metrics"][SLAB]
     assert slab["ratio_interval"][0] < slab["ratio_off_on"] < slab["ratio_interval"][1]
     assert (slab["ratio_bound"], slab["apart"], slab["on"]["p"]) == ("at least", True, pytest.approx(0.1))

@@ -172,3 +172,11 @@ def test_hostile_swap_figures(new_swap_run, compared, change_samples):
 
         change_samples(cell_path, spoil)
     assert json.dumps(charts.timeline(compared(path)), allow_nan=False)
+
+
+def test_cpu_time_of_threads_is_a_sum_over_the_life_of_a_cell(new_swap_run, compared):
+    found = {metric.name: metric for metric in compared(new_swap_run(**PAIR)).metrics}
+    for name in ("kcryptd", "dmcrypt_write", "kswapd"):
+        metric = found[f"thread_cpu_s.{name}"]
+        assert (metric.label, metric.unit) == (f"CPU time of kernel threads: {name}", "s")
+        assert [figure.bound for figure in metric.figures] == ["at least", ""]
