@@ -49,10 +49,10 @@ struct churn_opts {
 	bool migrate;
 };
 
-enum method { METHOD_RAW, METHOD_LIBCGROUP };
+enum method { METHOD_RAW, METHOD_LIBCGROUP, METHOD_TOOLS, METHOD_SHELL };
 enum population { POPULATION_PROCESSES, POPULATION_THREADS };
 
-static const char *const method_choices[] = { "raw", "libcgroup", NULL };
+static const char *const method_choices[] = { "raw", "libcgroup", "tools", "shell", NULL };
 static const char *const population_choices[] = { "processes", "threads", NULL };
 static const char *const controller_choices[] = { "none", "memory", "all", NULL };
 static const char *const controllers_on[] = { NULL, "+memory", "+memory +pids +cpu +io" };
@@ -71,7 +71,9 @@ static const struct opt churn_options[] = {
 	  "a group is so many, one in another; tasks go into the innermost" },
 	{ "controllers", OPT_ENUM, FIELD(controllers), "memory", 0, 0, controller_choices, NULL, "of the groups" },
 	{ "method", OPT_ENUM, FIELD(method), "raw", 0, 0, method_choices, NULL,
-	  "how groups are made and removed: mkdir(2) and rmdir(2), or libcgroup" },
+	  "how groups are made and removed: mkdir(2) and rmdir(2), libcgroup, or, to compare with, its programs "
+	  "cgcreate and "
+	  "cgdelete, or a shell loop of mkdir and rmdir" },
 	{ "tasks", OPT_U64, FIELD(tasks), "0", 0, 1000, NULL, NULL,
 	  "in each group, for as long as it takes them to load" },
 	{ "population", OPT_ENUM, FIELD(population), "processes", 0, 0, population_choices, NULL,
@@ -141,6 +143,10 @@ static int check(const void *opts, char *err, size_t err_size)
 
 	if (!o->tasks && (loads || o->pin_pct))
 		snprintf(err, err_size, "tasks = '0': what is charged or pinned needs a task in the group");
+	else if (o->method >= METHOD_TOOLS &&
+		 (o->tasks || o->depth > 1 || o->live > 1 || o->workers > 1 || o->rate || o->time_s))
+		snprintf(err, err_size, "method = '%s': only makes and removes groups, one after the other",
+			 method_choices[o->method]);
 	else if (o->pin_pct && !o->controllers)
 		snprintf(err, err_size, "controllers = 'none': nothing is charged that could be pinned");
 	else
@@ -465,6 +471,36 @@ static int setup(struct cell *c)
 	return err;
 }
 
+/* What others do, for the same figures: one group after the other, each by programs of its own. */
+static int run_peer(struct cell *c)
+{
+	static const char tools[] =
+		"i=0; while [ $i -lt $1 ]; do cgcreate -g memory:$2/$i && cgdelete -g memory:$2/$i || exit 1; "
+		"i=$((i+1)); done";
+	static const char shell[] =
+		"i=0; while [ $i -lt $1 ]; do mkdir $3/$i && rmdir $3/$i || exit 1; i=$((i+1)); done";
+	const struct churn_opts *o = c->opts;
+	char groups[24], path[PATH_MAX];
+	const char *argv[] = { "sh", "-c", o->method == METHOD_TOOLS ? tools : shell, "sh", groups, CHURN_GROUP,
+			       path, NULL };
+	int64_t begin = clock_ns(), took;
+	int rc;
+
+	snprintf(groups, sizeof(groups), "%" PRIu64, o->groups);
+	scope_path(CHURN_GROUP, path, sizeof(path));
+	rc = cell_tool(c, "peer", argv);
+	took = clock_ns() - begin;
+	if (rc) {
+		cell_fail(c, "%s: %s", method_choices[o->method], rc < 0 ? strerror(-rc) : "see peer.err");
+		return rc < 0 ? rc : -ECANCELED;
+	}
+	cell_metric_u64(c, "groups_made", o->groups);
+	if (took > 0)
+		cell_metric_fixed(c, "groups_removed_s", (int64_t)((double)o->groups * 1e3 * NS_PER_S / (double)took),
+				  3);
+	return 0;
+}
+
 static int run(struct cell *c)
 {
 	struct churn churn = { .cell = c, .opts = c->opts };
@@ -472,6 +508,8 @@ static int run(struct cell *c)
 	uint64_t n = 0;
 	int err = 0;
 
+	if (churn.opts->method >= METHOD_TOOLS)
+		return run_peer(c);
 	churn.shared = mmap(NULL, sizeof(*churn.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (churn.shared == MAP_FAILED || (churn.opts->method == METHOD_LIBCGROUP && cgroup_init())) {
 		cell_fail(c, "no memory, or no cgroup v2");
@@ -529,6 +567,7 @@ static int verify(struct cell *c)
 static const struct workload cgroup_churn = {
 	.name = "cgroup-churn",
 	.summary = "cgroups come and go, with kernel memory charged to them, some of it pinned beyond their life",
+	.programs = (const char *const[]){ "cgcreate?", "cgdelete?", NULL },
 	.exercises = (const char *const[]){ "cgroup_mkdir", "cgroup_rmdir", "mem_cgroup_css_offline",
 					    "memcg_reparent_objcgs", "memcg_slab_post_alloc_hook", NULL },
 	.opts = churn_options,
