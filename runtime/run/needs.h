@@ -6,7 +6,7 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* Is the program on PATH, or where the system's own programs are? */
+/* Is the program on PATH, or where the system's own programs are? "NAME?" is always fine. */
 bool need_program(const char *program);
 /* MemAvailable. 0 when it cannot be read. */
 uint64_t need_memory_mib(void);

@@ -86,7 +86,7 @@ struct workload {
 	const char *name; /* kebab-case, never renamed: it stands in stored results */
 	const char *summary;
 	const char *const *modules;	 /* kernel modules it needs; "name?" where the kernel may lack it */
-	const char *const *programs;	 /* programs it runs */
+	const char *const *programs;	 /* programs it runs; "name?" where it can do without */
 	const char *const *watch_caches; /* slab caches whose curves tell its story */
 	const char *const *exercises;	 /* kernel code it claims to hit */
 	/* Kernel threads whose CPU time is recorded, by how their names begin; for a kworker its work queue's. */
