@@ -4,8 +4,8 @@
  * the way that repairs after a kill -9 is the way that is taken every time.
  *
  * A line is KIND<tab>WHAT<tab>OLD: `knob` (write OLD back into the file WHAT), `dm` (remove the device WHAT), `cgroup`
- * (remove the group's directory WHAT), `cgroup-tree` (kill all in the group of the name WHAT, remove it with all below),
- * `swap` (swap off from the device WHAT).
+ * (remove the group's directory WHAT), `cgroup-tree` (kill all in the group of the name WHAT, remove it with all
+ * below), `swap` (swap off from the device WHAT).
  */
 #ifndef HEADROOM_UNDO_H
 #define HEADROOM_UNDO_H
