@@ -279,6 +279,12 @@ static void move_on(const struct churn *c)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
+/* It stays open: the end of the task closes it. */
+static bool held(int fd)
+{
+	return fd >= 0;
+}
+
 /* What a task has charged to its group. The descriptors stay open until it ends. */
 static void *load(void *arg)
 {
@@ -295,15 +301,14 @@ static void *load(void *arg)
 		move_on(c);
 		stat(path, &st);
 	}
-	for (uint64_t i = 0; i < o->inodes; i++, move_on(c))
-		memfd_create("churn", MFD_CLOEXEC);
-	for (uint64_t i = 0; i < o->pipes; i++, move_on(c))
-		if (pipe2(fds, O_CLOEXEC) < 0)
-			break;
-	for (uint64_t i = 0; i < o->sockets; i++, move_on(c))
-		socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0);
-	for (uint64_t i = 0; i < o->epolls; i++, move_on(c))
-		epoll_create1(EPOLL_CLOEXEC);
+	for (uint64_t i = 0; i < o->inodes && held(memfd_create("churn", MFD_CLOEXEC)); i++)
+		move_on(c);
+	for (uint64_t i = 0; i < o->pipes && pipe2(fds, O_CLOEXEC) == 0; i++)
+		move_on(c);
+	for (uint64_t i = 0; i < o->sockets && held(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)); i++)
+		move_on(c);
+	for (uint64_t i = 0; i < o->epolls && held(epoll_create1(EPOLL_CLOEXEC)); i++)
+		move_on(c);
 	return NULL;
 }
 
@@ -505,16 +510,18 @@ static int run(struct cell *c)
 {
 	struct churn churn = { .cell = c, .opts = c->opts };
 	pid_t pids[MAX_WORKERS];
+	struct shared *shared;
 	uint64_t n = 0;
 	int err = 0;
 
 	if (churn.opts->method >= METHOD_TOOLS)
 		return run_peer(c);
-	churn.shared = mmap(NULL, sizeof(*churn.shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (churn.shared == MAP_FAILED || (churn.opts->method == METHOD_LIBCGROUP && cgroup_init())) {
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED || (churn.opts->method == METHOD_LIBCGROUP && cgroup_init())) {
 		cell_fail(c, "no memory, or no cgroup v2");
 		return -ENOMEM;
 	}
+	churn.shared = shared;
 	churn.begin_ns = clock_ns();
 	for (; !err && n < churn.opts->workers; n++) {
 		churn.worker = n;
