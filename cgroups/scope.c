@@ -97,12 +97,14 @@ int scope_get(const char *group, const char *file, const char *key, uint64_t *va
 	return -ENODATA;
 }
 
-/* Before Linux 5.14 there is no cgroup.kill. */
+/* Before Linux 5.14 there is no cgroup.kill, which would reach the groups below too. */
 static void kill_each(const char *group)
 {
-	char path[PATH_MAX];
+	char path[PATH_MAX], child[PATH_MAX];
+	struct dirent *e;
 	int pid;
 	FILE *f;
+	DIR *d;
 
 	file_path(group, "cgroup.procs", path, sizeof(path));
 	f = fopen(path, "re");
@@ -110,32 +112,14 @@ static void kill_each(const char *group)
 		kill(pid, SIGKILL);
 	if (f)
 		fclose(f);
-}
-
-static void kill_one_group(const char *group)
-{
-	if (scope_set(group, "cgroup.kill", "1"))
-		kill_each(group);
-}
-
-/* Depth first; the names below are the kernel's and ours, so they fit. */
-static void for_each_below(const char *group, void (*fn)(const char *group))
-{
-	char path[PATH_MAX], child[PATH_MAX];
-	struct dirent *e;
-	DIR *d;
-
 	scope_path(group, path, sizeof(path));
 	d = opendir(path);
-	while (d && (e = readdir(d))) {
-		if (e->d_type != DT_DIR || e->d_name[0] == '.' ||
-		    snprintf(child, sizeof(child), "%s/%s", group, e->d_name) >= (int)sizeof(child))
-			continue;
-		for_each_below(child, fn);
-	}
+	while (d && (e = readdir(d)))
+		if (e->d_type == DT_DIR && e->d_name[0] != '.' &&
+		    snprintf(child, sizeof(child), "%s/%s", group, e->d_name) < (int)sizeof(child))
+			kill_each(child);
 	if (d)
 		closedir(d);
-	fn(group);
 }
 
 int scope_kill(const char *group, int64_t deadline_ns)
@@ -151,32 +135,35 @@ int scope_kill(const char *group, int64_t deadline_ns)
 			return err;
 		if (clock_ns() >= deadline_ns)
 			return -ETIMEDOUT;
-		for_each_below(group, kill_one_group);
+		if (scope_set(group, "cgroup.kill", "1"))
+			kill_each(group);
 		clock_sleep_ms(KILL_PAUSE_MS);
 	}
 }
 
-static void remove_one_group(const char *group)
+int scope_remove(const char *group)
 {
+	struct cgroup *cg = cgroup_new_cgroup(group);
 	char path[PATH_MAX];
+	int err;
 
+	if (!cg)
+		return -ENOMEM;
+	err = cgroup_add_controller(cg, "memory")
+		      ? to_errno(cgroup_delete_cgroup_ext(cg, CGFLAG_DELETE_RECURSIVE | CGFLAG_DELETE_IGNORE_MIGRATION))
+		      : -ENOMEM;
+	cgroup_free(&cg);
 	scope_path(group, path, sizeof(path));
-	rmdir(path);
+	return access(path, F_OK) < 0 && errno == ENOENT ? 0 : err ? err : -EBUSY;
 }
 
 int scope_destroy(const char *group, int64_t deadline_ns)
 {
-	char path[PATH_MAX];
 	int err = scope_kill(group, deadline_ns);
 
-	scope_path(group, path, sizeof(path));
 	/* A group is busy for a moment after its last process was reaped. */
-	while (!err) {
-		for_each_below(group, remove_one_group);
-		if (access(path, F_OK) < 0)
-			return 0;
-		if (clock_ns() >= deadline_ns)
-			err = -EBUSY;
+	while (!err && (err = scope_remove(group)) == -EBUSY && clock_ns() < deadline_ns) {
+		err = 0;
 		clock_sleep_ms(KILL_PAUSE_MS);
 	}
 	return err;

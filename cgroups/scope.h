@@ -27,7 +27,9 @@ int scope_get(const char *group, const char *file, const char *key, uint64_t *va
  * deadline (CLOCK_MONOTONIC ns): he hangs in the kernel.
  */
 int scope_kill(const char *group, int64_t deadline_ns);
-/* Kill, then remove the group with all below it. 0 also when there is none. */
+/* Remove the group with all below it, in which nobody is left. 0 also when there is none; -EBUSY when somebody is. */
+int scope_remove(const char *group);
+/* Kill, then remove. */
 int scope_destroy(const char *group, int64_t deadline_ns);
 /* The group's directory, into buf. */
 void scope_path(const char *group, char *buf, size_t size);
