@@ -96,28 +96,32 @@ static void event_with_text(const char *kind, const char *fmt, va_list ap)
 	cell_event(kind, "%s", text);
 }
 
-void cell_fail(const struct cell *c, const char *fmt, ...)
+/* Into the record, and onto the console, where it may be the last word. */
+static void say_why(const struct cell *c, const char *kind, const char *fmt, va_list ap)
 {
 	char text[1024];
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	log_err("%s: %s", c->workload->name, text);
+	cell_event(kind, "%s: %s", c->workload->name, text);
+}
+
+void cell_fail(const struct cell *c, const char *fmt, ...)
+{
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	say_why(c, "fail", fmt, ap);
 	va_end(ap);
-	log_err("%s: %s", c->workload->name, text);
-	cell_event("fail", "%s: %s", c->workload->name, text);
 }
 
 void cell_skip(const struct cell *c, const char *fmt, ...)
 {
-	char text[1024];
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	say_why(c, "skip", fmt, ap);
 	va_end(ap);
-	log_warn("%s: %s", c->workload->name, text);
-	cell_event("skip", "%s: %s", c->workload->name, text);
 }
 
 void cell_device(const char *name, const char *kernel_name)
