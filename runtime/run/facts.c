@@ -389,11 +389,11 @@ static void disks_of_sample(struct facts *f, json_t *disk, struct counters *firs
  * Pages that were sent to the swap device and have not come to rest on it. Its own count of requests in flight does not
  * see those that dm-crypt has queued for a worker.
  */
-static void swap_in_flight(struct facts *f)
+static void swap_in_flight(struct facts *f, uint64_t sent)
 {
 	const char *name = facts_device(f, "swap");
 	const struct disk_facts *d = name ? facts_disk(f, name) : NULL;
-	uint64_t sent = (uint64_t)(f->swap_out_mib * 1024 / PAGE_KIB + 0.5), done;
+	uint64_t done;
 
 	if (!d || !f->have_swap_io)
 		return;
@@ -454,7 +454,7 @@ static void load_of_sample(struct facts *f, json_t *s, json_t *psi, double t, st
 
 	swap_of_sample(f, json_object_get(s, "mem"), json_object_get(s, "vm"), t, first);
 	disks_of_sample(f, json_object_get(s, "disk"), first);
-	swap_in_flight(f);
+	swap_in_flight(f, grown(&first->swap_out, counter(json_object_get(s, "vm"), "pswpout")));
 	if (!json_object_get(psi, "full_us"))
 		return;
 	if (!first->load_psi_full.have)
