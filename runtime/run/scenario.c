@@ -325,6 +325,9 @@ static int resolve_own_arms(struct scenario *s, char *err, size_t err_size)
 				return fail(err, err_size,
 					    "[arm %s]: %s cannot be switched: it is in the kernel for good",
 					    s->arms[a].name, set->option);
+			if (set->mitigation->boot && strpbrk(set->value, " \t\""))
+				return fail(err, err_size, "[arm %s]: %s = %s: a kernel parameter's value has no blank",
+					    s->arms[a].name, set->option, set->value);
 			if (!is_switch(set->value) && !mitigation_value_fits(set->mitigation, set->value))
 				return fail(err, err_size,
 					    "[arm %s]: %s = %s: must be on, off or a value for each of %s, with '/' "
