@@ -724,7 +724,7 @@ static int run(struct cell *c)
 		err = watch(&l);
 	if (err)
 		for (uint64_t i = 0; i < l.n; i++)
-			kill(l.pids[i], SIGKILL);
+			kill(l.pids[i], SIGTERM); /* a SIGKILL is for the record somebody else's */
 	ended = end_load(&l);
 	cell_metric_u64(c, "pages_compared", atomic_load(&l.shared->compared));
 	if (!err && !ended)
