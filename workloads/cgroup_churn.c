@@ -11,6 +11,7 @@
  */
 #include "base/clock.h"
 #include "base/latency.h"
+#include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
 #include "run/undo.h"
@@ -19,7 +20,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
-#include <libcgroup.h>
 #include <limits.h>
 #include <pthread.h>
 #include <sched.h>
@@ -36,11 +36,12 @@
 
 #define CHURN_GROUP CGROUP_PARENT "/churn"
 #define MAX_WORKERS 64
+#define MAX_TASKS   1000
 #define MAX_LIVE    4096
 #define RMDIR_MS    5000 /* a group is busy until its last task is reaped; more is a finding */
 #define SETTLE_MS   100
-#define STACK_BYTES (64 * 1024)
-#define NS_PER_US   1000
+#define STACK_BYTES                                                                                                    \
+	(64 * 1024) /* of a thread that only makes system calls: a thousand of the usual 8 MiB would be a load */
 
 struct churn_opts {
 	uint64_t groups, time_s, rate, workers, live, depth, tasks, dentries, inodes, pipes, sockets, epolls, pin_pct,
@@ -74,7 +75,7 @@ static const struct opt churn_options[] = {
 	  "how groups are made and removed: mkdir(2) and rmdir(2), libcgroup, or, to compare with, its programs "
 	  "cgcreate and "
 	  "cgdelete, or a shell loop of mkdir and rmdir" },
-	{ "tasks", OPT_U64, FIELD(tasks), "0", 0, 1000, NULL, NULL,
+	{ "tasks", OPT_U64, FIELD(tasks), "0", 0, MAX_TASKS, NULL, NULL,
 	  "in each group, for as long as it takes them to load" },
 	{ "population", OPT_ENUM, FIELD(population), "processes", 0, 0, population_choices, NULL,
 	  "what the tasks are; threads are those of one process" },
@@ -172,20 +173,6 @@ struct churn {
 	char base[PATH_MAX];
 };
 
-static int by_libcgroup(const char *name, bool make)
-{
-	struct cgroup *cg = cgroup_new_cgroup(name);
-	int err;
-
-	if (!cg)
-		return -ENOMEM;
-	err = cgroup_add_controller(cg, "memory") ? 0 : -ENOMEM;
-	if (!err && (make ? cgroup_create_cgroup(cg, 1) : cgroup_delete_cgroup(cg, 1)))
-		err = cgroup_get_last_errno() > 0 ? -cgroup_get_last_errno() : -EIO;
-	cgroup_free(&cg);
-	return err;
-}
-
 static int make_one(const struct churn *c, const char *name)
 {
 	char path[PATH_MAX];
@@ -194,7 +181,7 @@ static int make_one(const struct churn *c, const char *name)
 
 	scope_path(name, path, sizeof(path));
 	if (c->opts->method == METHOD_LIBCGROUP)
-		err = by_libcgroup(name, true);
+		err = scope_create(name);
 	else
 		err = mkdir(path, 0755) < 0 ? -errno : 0;
 	if (!err)
@@ -211,7 +198,7 @@ static int remove_one(const struct churn *c, const char *name)
 	scope_path(name, path, sizeof(path));
 	do {
 		if (c->opts->method == METHOD_LIBCGROUP)
-			err = by_libcgroup(name, false);
+			err = scope_remove(name);
 		else
 			err = rmdir(path) < 0 ? -errno : 0;
 		if (err == -EBUSY)
@@ -279,18 +266,17 @@ static void move_on(const struct churn *c)
 	sched_setaffinity(0, sizeof(set), &set);
 }
 
-/* It stays open: the end of the task closes it. */
-static bool held(int fd)
+/* It stays open: the end of the task closes it. 0 or an errno. */
+static int held(int fd)
 {
-	return fd >= 0;
+	return fd < 0 ? errno : 0;
 }
 
-/* What a task has charged to its group. The descriptors stay open until it ends. */
-static void *load(void *arg)
+/* What a task has charged to its group. The descriptors stay open until it ends. 0 or an errno. */
+static int load(const struct churn *c)
 {
-	const struct churn *c = arg;
 	const struct churn_opts *o = c->opts;
-	int fds[2];
+	int fds[2], err = 0;
 
 	for (uint64_t i = 0; i < o->dentries; i++) {
 		char path[PATH_MAX];
@@ -301,72 +287,98 @@ static void *load(void *arg)
 		move_on(c);
 		stat(path, &st);
 	}
-	for (uint64_t i = 0; i < o->inodes && held(memfd_create("churn", MFD_CLOEXEC)); i++)
-		move_on(c);
-	for (uint64_t i = 0; i < o->pipes && pipe2(fds, O_CLOEXEC) == 0; i++)
-		move_on(c);
-	for (uint64_t i = 0; i < o->sockets && held(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0)); i++)
-		move_on(c);
-	for (uint64_t i = 0; i < o->epolls && held(epoll_create1(EPOLL_CLOEXEC)); i++)
-		move_on(c);
-	return NULL;
+	for (uint64_t i = 0; !err && i < o->inodes; i++, move_on(c))
+		err = held(memfd_create("churn", MFD_CLOEXEC));
+	for (uint64_t i = 0; !err && i < o->pipes; i++, move_on(c))
+		err = held(pipe2(fds, O_CLOEXEC));
+	for (uint64_t i = 0; !err && i < o->sockets; i++, move_on(c))
+		err = held(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
+	for (uint64_t i = 0; !err && i < o->epolls; i++, move_on(c))
+		err = held(epoll_create1(EPOLL_CLOEXEC));
+	return err;
 }
 
-static int load_in_threads(struct churn *c)
+static void *load_of_thread(void *arg)
 {
-	pthread_t threads[1000];
+	return (void *)(intptr_t)load(arg);
+}
+
+/* 0 or an errno. */
+static int load_in_threads(const struct churn *c)
+{
+	pthread_t threads[MAX_TASKS];
 	pthread_attr_t attr;
 	uint64_t n = 0;
+	int err = 0;
 
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
-	while (n < c->opts->tasks && pthread_create(&threads[n], &attr, load, c) == 0)
-		n++;
-	for (uint64_t i = 0; i < n; i++)
-		pthread_join(threads[i], NULL);
-	return n == c->opts->tasks ? 0 : 1;
+	for (; !err && n < c->opts->tasks; n += err == 0)
+		err = pthread_create(&threads[n], &attr, load_of_thread, (void *)c);
+	for (uint64_t i = 0; i < n; i++) {
+		void *ended;
+
+		pthread_join(threads[i], &ended);
+		if (ended && !err)
+			err = (int)(intptr_t)ended;
+	}
+	return err;
 }
 
 /* A task that goes into the group by itself. `pin` is a file of somebody else's, of which it takes the first page. */
-static int task(struct churn *c, const char *procs, int pin)
+static int task(const struct churn *c, const char *group, int pin)
 {
-	int64_t begin = clock_ns();
-	int err = sysfile_write(procs, "0");
+	int64_t begin;
+	char procs[PATH_MAX];
+	int err;
 
+	scope_path(group, procs, sizeof(procs) - sizeof("/cgroup.procs"));
+	strcat(procs, "/cgroup.procs");
+	begin = clock_ns();
+	err = c->opts->method == METHOD_LIBCGROUP ? scope_attach(group, getpid()) : sysfile_write(procs, "0");
 	if (err)
 		return -err;
 	latency_add(&c->shared->attach, (uint64_t)(clock_ns() - begin));
 	if (pin >= 0 && write(pin, "x", 1) != 1)
 		return errno;
-	if (c->opts->population == POPULATION_THREADS)
-		return load_in_threads(c);
-	load(c);
-	return 0;
+	return c->opts->population == POPULATION_THREADS ? load_in_threads(c) : load(c);
 }
 
-static int populate(struct churn *c, uint64_t n, int pin)
+/* Wait for a task until the hook's deadline. 0 or -errno; one that overruns it is ended with the hook. */
+static int await_task(const struct churn *c, pid_t pid)
 {
-	uint64_t processes = c->opts->population == POPULATION_THREADS && c->opts->tasks ? 1 : c->opts->tasks;
-	char name[PATH_MAX], procs[PATH_MAX + 64];
-	pid_t parent = getpid();
-	int err = 0, status;
+	int status;
+
+	if (!spawn_wait_until(pid, c->cell->deadline_ns, &status))
+		return -ETIMEDOUT;
+	return WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+}
+
+static int populate(const struct churn *c, uint64_t n, int pin)
+{
+	uint64_t processes = c->opts->population == POPULATION_THREADS && c->opts->tasks ? 1 : c->opts->tasks,
+		 begun = 0;
+	pid_t pids[MAX_TASKS], parent = getpid();
+	char name[PATH_MAX];
+	int err = 0;
 
 	name_group(c, n, c->opts->depth, name, sizeof(name));
-	scope_path(name, procs, sizeof(procs) - 16);
-	strcat(procs, "/cgroup.procs");
-	for (uint64_t i = 0; i < processes; i++) {
-		pid_t pid = fork();
-
-		if (pid < 0) {
+	for (; !err && begun < processes; begun++) {
+		pids[begun] = fork();
+		if (pids[begun] == 0) {
+			spawn_die_with(parent);
+			_exit(task(c, name, begun == 0 ? pin : -1));
+		}
+		if (pids[begun] < 0) {
 			err = -errno;
 			break;
 		}
-		if (pid == 0)
-			_exit(getppid() == parent ? task(c, procs, i == 0 ? pin : -1) : 1);
 	}
-	while (wait(&status) > 0)
-		if (status && !err)
-			err = WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+	for (uint64_t i = 0; i < begun; i++) {
+		int ended = await_task(c, pids[i]);
+
+		err = err ? err : ended;
+	}
 	if (err)
 		cell_fail(c->cell, "tasks of group %s: %s", name, strerror(-err));
 	return err;
@@ -374,14 +386,16 @@ static int populate(struct churn *c, uint64_t n, int pin)
 
 /* --- The churn --- */
 
-static bool another(struct churn *c)
+static bool another(const struct churn *c)
 {
 	const struct churn_opts *o = c->opts;
 	int64_t now = clock_ns();
 	uint64_t n;
 
-	if (now >= c->cell->deadline_ns || atomic_load(&c->shared->error) ||
-	    (o->time_s && now - c->begin_ns >= (int64_t)(o->time_s * NS_PER_S)))
+	/* At the deadline the hook ends us, and says so: less than was asked for is not done. */
+	while (clock_ns() >= c->cell->deadline_ns)
+		pause();
+	if (atomic_load(&c->shared->error) || (o->time_s && now - c->begin_ns >= (int64_t)(o->time_s * NS_PER_S)))
 		return false;
 	n = atomic_fetch_add(&c->shared->begun, 1);
 	if (n >= o->groups)
@@ -395,39 +409,45 @@ static bool another(struct churn *c)
 	return true;
 }
 
-static int one_group(struct churn *c, uint64_t n, int *pins, uint64_t *n_pins)
+/* Of so many groups evenly: of the n-th when n * pin_pct passes another hundred. What it is stays open until we end. */
+static int make_pin(const struct churn *c, uint64_t n, int *pin)
 {
-	int pin = -1, err = make_group(c, n);
+	*pin = -1;
+	if ((n + 1) * c->opts->pin_pct / 100 == n * c->opts->pin_pct / 100)
+		return 0;
+	*pin = memfd_create("churn-pin", MFD_CLOEXEC);
+	if (*pin >= 0)
+		return 0;
+	cell_fail(c->cell, "a file to pin group %" PRIu64 " of worker %" PRIu64 ": %s", n, c->worker, strerror(errno));
+	return -errno;
+}
+
+static int one_group(const struct churn *c, uint64_t n)
+{
+	int pin, err = make_group(c, n);
 
 	if (err)
 		return err;
 	atomic_store(&c->shared->last_made_ns, clock_ns());
 	atomic_fetch_add(&c->shared->made, 1);
-	/* Every so many-th group, evenly: the k-th one when k * pin_pct passes another hundred. */
-	if ((n + 1) * c->opts->pin_pct / 100 > n * c->opts->pin_pct / 100) {
-		pin = memfd_create("churn-pin", MFD_CLOEXEC);
-		if (pin >= 0)
-			pins[(*n_pins)++] = pin;
-	}
-	return populate(c, n, pin);
+	err = make_pin(c, n, &pin);
+	return err ? err : populate(c, n, pin);
 }
 
-static int work(struct churn *c)
+static int work(const struct churn *c)
 {
-	uint64_t n = 0, oldest = 0, n_pins = 0, room = c->opts->pin_pct ? c->opts->groups + 1 : 1;
-	int *pins = calloc(room, sizeof(*pins));
-	int err = pins ? 0 : -ENOMEM;
+	uint64_t n = 0, oldest = 0;
+	int err = 0;
 
 	while (!err && another(c)) {
-		err = one_group(c, n++, pins, &n_pins);
-		if (!err && n - oldest > c->opts->live - 1)
+		err = one_group(c, n++);
+		if (!err && n - oldest >= c->opts->live)
 			err = remove_group(c, oldest++);
 	}
 	while (!err && oldest < n)
 		err = remove_group(c, oldest++);
 	if (err)
 		atomic_store(&c->shared->error, -err);
-	free(pins);
 	return err;
 }
 
@@ -517,9 +537,10 @@ static int run(struct cell *c)
 	if (churn.opts->method >= METHOD_TOOLS)
 		return run_peer(c);
 	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shared == MAP_FAILED || (churn.opts->method == METHOD_LIBCGROUP && cgroup_init())) {
-		cell_fail(c, "no memory, or no cgroup v2");
-		return -ENOMEM;
+	if (shared == MAP_FAILED) {
+		err = -errno;
+		cell_fail(c, "shared memory: %s", strerror(-err));
+		return err;
 	}
 	churn.shared = shared;
 	churn.begin_ns = clock_ns();

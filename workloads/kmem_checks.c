@@ -7,7 +7,6 @@
  * that decided stand in the record whether they held or not.
  */
 #include "base/clock.h"
-#include "base/sysfile.h"
 #include "cgroups/scope.h"
 #include "run/undo.h"
 #include "run/workload.h"
@@ -15,20 +14,19 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
+#include <poll.h>
 #include <pthread.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/stat.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 #define KMEM_GROUP	CGROUP_PARENT "/kmem"
 #define CHECK_GROUP	KMEM_GROUP "/check"
 #define DESTROY_MS	10000
 #define THREAD_STACK	(64 * 1024)
-#define MAX_THREADS	1000
 #define MEBI		(1UL << 20)
 #define BASIC_DENTRIES	100000
 #define BASIC_HIGH	"1M"
@@ -42,6 +40,8 @@
 #define STACK_THREADS	1000
 #define STACK_BYTES	4096 /* the least that a stack can be; x86 has 16 KiB */
 #define KPAGE_READ	1024
+
+static const char check_name[] = "hr-kmem-check";
 
 enum held { FAILED, HELD, NOT_DECIDED };
 
@@ -85,28 +85,23 @@ static void look_up(uint64_t n)
 	}
 }
 
-/* Run fn(arg) in a process of the group until it ends. 0 or -errno. */
-static int in_group(const char *group, void (*fn)(uint64_t arg), uint64_t arg)
+/* Run fn(arg) in a process of the group, until it ends or the hook's time is up. 0 or -errno. */
+static int in_group(const struct cell *c, const char *group, void (*fn)(uint64_t arg), uint64_t arg)
 {
-	char procs[128];
-	pid_t pid, parent = getpid();
-	int status;
+	pid_t pid = cell_child(c, check_name);
+	int rc;
 
-	scope_path(group, procs, sizeof(procs) - 16);
-	strcat(procs, "/cgroup.procs");
-	pid = fork();
 	if (pid < 0)
-		return -errno;
+		return pid;
 	if (pid == 0) {
-		int err = getppid() == parent ? sysfile_write(procs, "0") : -ESRCH;
+		int err = scope_attach(group, getpid());
 
 		if (!err)
 			fn(arg);
 		_exit(-err);
 	}
-	if (waitpid(pid, &status, 0) < 0)
-		return -errno;
-	return WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+	rc = cell_wait(c, check_name, pid);
+	return rc > 0 ? -rc : rc;
 }
 
 static int destroy(const char *group)
@@ -130,9 +125,8 @@ static int stat_of(const char *group, const char *key, uint64_t *value)
 static enum held kmem_basic(const struct cell *c, char *values, size_t size)
 {
 	uint64_t before, after, current;
-	int err = in_group(CHECK_GROUP, look_up, BASIC_DENTRIES);
+	int err = in_group(c, CHECK_GROUP, look_up, BASIC_DENTRIES);
 
-	(void)c;
 	if (!err)
 		err = stat_of(CHECK_GROUP, "slab", &before);
 	if (!err)
@@ -180,7 +174,7 @@ static int come_and_go(const struct cell *c, unsigned groups, void (*fn)(uint64_
 		snprintf(group, sizeof(group), CHECK_GROUP "/%u", i);
 		err = scope_create(group);
 		if (!err)
-			err = in_group(group, fn, arg);
+			err = in_group(c, group, fn, arg);
 		if (!err)
 			err = destroy(group);
 		if (!err && cell_should_stop(c))
@@ -237,7 +231,7 @@ static void *sleep_long(void *unused)
 }
 
 /* Says on the pipe when its threads are there, and stays until it is killed. */
-static void many_threads(uint64_t ready)
+static void many_threads(int ready)
 {
 	uint64_t started = 0;
 	pthread_attr_t attr;
@@ -247,8 +241,19 @@ static void many_threads(uint64_t ready)
 	pthread_attr_setstacksize(&attr, THREAD_STACK);
 	while (started < STACK_THREADS && pthread_create(&thread, &attr, sleep_long, NULL) == 0)
 		started++;
-	if (write((int)ready, &started, sizeof(started)) == sizeof(started))
+	if (write(ready, &started, sizeof(started)) == sizeof(started))
 		pause();
+}
+
+/* How many threads there are, once they all are: the process says so, or ends, or the hook's time is up. */
+static int await_threads(const struct cell *c, int fd, uint64_t *started)
+{
+	struct pollfd ready = { .fd = fd, .events = POLLIN };
+	int64_t left_ms = (c->deadline_ns - clock_ns()) / NS_PER_MS;
+
+	if (poll(&ready, 1, left_ms > 0 ? (int)left_ms : 0) != 1)
+		return -ETIMEDOUT;
+	return read(fd, started, sizeof(*started)) == sizeof(*started) ? 0 : -EIO;
 }
 
 static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t size)
@@ -257,20 +262,25 @@ static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t s
 	int ends[2], err;
 	pid_t pid;
 
-	(void)c;
 	if (pipe2(ends, O_CLOEXEC) < 0)
 		return not_decided(values, size, "pipe", -errno);
-	pid = fork();
-	if (pid == 0)
-		_exit(-in_group(CHECK_GROUP, many_threads, (uint64_t)ends[1]));
+	pid = cell_child(c, check_name);
+	if (pid == 0) {
+		close(ends[0]);
+		err = scope_attach(CHECK_GROUP, getpid());
+		if (!err)
+			many_threads(ends[1]);
+		_exit(-err);
+	}
 	close(ends[1]);
-	err = read(ends[0], &started, sizeof(started)) == sizeof(started) ? 0 : -EIO;
+	err = pid < 0 ? pid : await_threads(c, ends[0], &started);
 	close(ends[0]);
 	if (!err)
 		err = stat_of(CHECK_GROUP, "kernel_stack", &bytes);
-	scope_kill(CHECK_GROUP, clock_ns() + DESTROY_MS * NS_PER_MS);
-	if (pid > 0)
-		waitpid(pid, NULL, 0);
+	if (pid > 0) {
+		kill(pid, SIGTERM);
+		cell_wait(c, check_name, pid);
+	}
 	if (err || started < STACK_THREADS)
 		return not_decided(values, size, "threads", err ? err : -EAGAIN);
 	snprintf(values, size, "kernel_stack %" PRIu64 " bytes of %d threads, at least %d expected", bytes,
@@ -364,6 +374,8 @@ static int run(struct cell *c)
 		result = checks[i].fn(c, values, sizeof(values));
 		held += result == HELD;
 		cell_event("assertion", "%s %s: %s", checks[i].name, words[result], values);
+		if (result == FAILED)
+			cell_corrupt(c, "%s does not hold: %s", checks[i].name, values);
 		if (result != NOT_DECIDED)
 			cell_metric_bool(c, checks[i].name, result == HELD);
 		err = destroy(CHECK_GROUP);

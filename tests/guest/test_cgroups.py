@@ -54,6 +54,30 @@ def test_accounting_is_switched_at_boot_and_proved(churned):
     assert after["mitigations"]["slab-sharing"]["state"] == "on"
 
 
+def test_the_tear_down_is_complete(churned):
+    for name in ("001-before-1", "002-after-1"):
+        kinds = {e["kind"] for e in lines(churned, name, "events.jsonl") if e["source"] == "harness"}
+        assert "done" in kinds and not kinds & {"undo-failed", "fail", "stuck"}
+
+
+@pytest.mark.parametrize("method", ["libcgroup", "shell"])
+def test_the_same_can_be_done_as_others_do_it(results, tmp_path, method):
+    scenario = tmp_path / "churn.ini"
+    scenario.write_text(CHURN.format(options=f"method = {method}"))
+    done = headroom("run", scenario, "--kernel", "6.1", "--arms", "after", "--out", results, "--no-report")
+    assert done.returncode == 0, done.stderr
+    metrics = cell(only_run(results), "001-after-1")["metrics"]
+    assert metrics["groups_made"] == 200 and metrics["groups_removed_s"] > 0 and metrics["dying_left"] == 0
+
+
+def test_what_was_asked_for_and_not_done_in_time_is_stuck(results, tmp_path):
+    scenario = tmp_path / "churn.ini"
+    scenario.write_text(CHURN.format(options="rate = 1").replace("run_s = 60", "run_s = 12"))
+    done = headroom("run", scenario, "--kernel", "6.1", "--arms", "after", "--out", results, "--no-report")
+    assert done.returncode == 1, done.stderr
+    assert cell(only_run(results), "001-after-1")["verdict"] == "stuck"
+
+
 def test_the_kernel_keeps_its_promises(results):
     done = headroom("run", "kmem-checks", "--kernel", "6.1", "--out", results, "--no-report")
     assert done.returncode == 0, done.stderr
