@@ -2,7 +2,6 @@
 #include "cgroups/scope.h"
 
 #include "base/clock.h"
-#include "base/opts.h"
 #include "base/sysfile.h"
 
 #include <dirent.h>
@@ -12,6 +11,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #define HIERARCHY     "/sys/fs/cgroup" /* where systemd and our guest mount v2 */
@@ -79,22 +79,28 @@ int scope_set(const char *group, const char *file, const char *value)
 	return sysfile_write(path, value);
 }
 
+int scope_limit(const char *group, const char *limit, const char *value)
+{
+	struct cgroup *cg = cgroup_new_cgroup(group);
+	struct cgroup_controller *memory;
+	int err;
+
+	if (!cg)
+		return -ENOMEM;
+	memory = cgroup_add_controller(cg, "memory");
+	err = memory ? to_errno(cgroup_add_value_string(memory, limit, value)) : -ENOMEM;
+	if (!err)
+		err = to_errno(cgroup_modify_cgroup(cg));
+	cgroup_free(&cg);
+	return err;
+}
+
 int scope_get(const char *group, const char *file, const char *key, uint64_t *value)
 {
-	char path[PATH_MAX], text[8192], *line, *rest = text;
-	size_t len = key ? strlen(key) : 0;
-	ssize_t n;
+	char path[PATH_MAX];
 
 	file_path(group, file, path, sizeof(path));
-	n = sysfile_read(path, text, sizeof(text));
-	if (n < 0)
-		return (int)n;
-	while ((line = strsep(&rest, "\n"))) {
-		if (key && (strncmp(line, key, len) != 0 || line[len] != ' '))
-			continue;
-		return parse_u64(key ? line + len + 1 : line, 0, UINT64_MAX, value);
-	}
-	return -ENODATA;
+	return key ? sysfile_read_key(path, key, value) : sysfile_read_u64(path, value);
 }
 
 /* Before Linux 5.14 there is no cgroup.kill, which would reach the groups below too. */
@@ -167,6 +173,22 @@ int scope_destroy(const char *group, int64_t deadline_ns)
 		clock_sleep_ms(KILL_PAUSE_MS);
 	}
 	return err;
+}
+
+int scope_mkdir(const char *group)
+{
+	char path[PATH_MAX];
+
+	scope_path(group, path, sizeof(path));
+	return mkdir(path, 0755) < 0 ? -errno : 0;
+}
+
+int scope_rmdir(const char *group)
+{
+	char path[PATH_MAX];
+
+	scope_path(group, path, sizeof(path));
+	return rmdir(path) < 0 ? -errno : 0;
 }
 
 void scope_path(const char *group, char *buf, size_t size)

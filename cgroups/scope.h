@@ -18,9 +18,14 @@ int scope_init(void);
 /* Make a group with the memory controller; one that is there already is taken as it is. */
 int scope_create(const char *group);
 int scope_attach(const char *group, pid_t pid);
-/* Write into one of the group's own files: "memory.high", "cgroup.subtree_control". */
+/* Set a limit of the memory controller: "memory.high", "1M". */
+int scope_limit(const char *group, const char *limit, const char *value);
+/* Write into one of the group's own files that is no limit: "cgroup.subtree_control", "memory.reclaim". */
 int scope_set(const char *group, const char *file, const char *value);
-/* A number from one of its files: after `key` in a file of "name value" lines, else the whole file. */
+/*
+ * A number from one of its files: after `key` in a file of "name value" lines (memory.stat, memory.events), else the
+ * whole file.
+ */
 int scope_get(const char *group, const char *file, const char *key, uint64_t *value);
 /*
  * Kill all that is in the group and below it, and wait until nobody is left. -ETIMEDOUT when somebody still is at the
@@ -31,6 +36,12 @@ int scope_kill(const char *group, int64_t deadline_ns);
 int scope_remove(const char *group);
 /* Kill, then remove. */
 int scope_destroy(const char *group, int64_t deadline_ns);
+/*
+ * One group, made or removed by the bare system call: what churn does thousands of times (`churn-rates` has what
+ * libcgroup costs beside). -EBUSY: somebody is in it, or was a moment ago.
+ */
+int scope_mkdir(const char *group);
+int scope_rmdir(const char *group);
 /* The group's directory, into buf. */
 void scope_path(const char *group, char *buf, size_t size);
 

@@ -98,6 +98,28 @@ static void control_files_report_every_error(void **state)
 	t_remove(dir);
 }
 
+static void a_number_is_found_after_its_key(void **state)
+{
+	char *dir = t_dir(), path[PATH_MAX];
+	uint64_t value = 7;
+
+	(void)state;
+	snprintf(path, sizeof(path), "%s/stat", dir);
+	t_write(dir, "stat", "SlabOther: 1 kB\nSlab:       12345 kB\nkernel 18446744073709551615\nempty\nword x\nbig 99999999999999999999\n");
+	assert_int_equal(sysfile_read_key(path, "Slab", &value), 0);
+	assert_int_equal(value, 12345);
+	assert_int_equal(sysfile_read_key(path, "kernel", &value), 0);
+	assert_true(value == UINT64_MAX);
+	assert_int_equal(sysfile_read_key(path, "kern", &value), -ENODATA);
+	assert_int_equal(sysfile_read_key(path, "empty", &value), -ENODATA);
+	assert_int_equal(sysfile_read_key(path, "word", &value), -EINVAL);
+	assert_int_equal(sysfile_read_key(path, "big", &value), -ERANGE);
+	t_write(dir, "stat", "");
+	assert_int_equal(sysfile_read_key(path, "Slab", &value), -ENODATA);
+	assert_int_equal(sysfile_read_key("/proc/no-such-file", "Slab", &value), -ENOENT);
+	t_remove(dir);
+}
+
 static void replacing_a_file_leaves_the_old_one_when_it_fails(void **state)
 {
 	char *dir = t_dir(), path[PATH_MAX], text[64];
@@ -163,6 +185,7 @@ int main(void)
 		cmocka_unit_test(bad_values_are_refused_with_what_is_allowed),
 		cmocka_unit_test(a_short_error_buffer_is_not_overrun),
 		cmocka_unit_test(control_files_report_every_error),
+		cmocka_unit_test(a_number_is_found_after_its_key),
 		cmocka_unit_test(replacing_a_file_leaves_the_old_one_when_it_fails),
 		cmocka_unit_test(children_give_status_and_output),
 		cmocka_unit_test(a_program_that_is_not_there_is_127),

@@ -130,7 +130,7 @@ static enum held kmem_basic(const struct cell *c, char *values, size_t size)
 	if (!err)
 		err = stat_of(CHECK_GROUP, "slab", &before);
 	if (!err)
-		err = scope_set(CHECK_GROUP, "memory.high", BASIC_HIGH);
+		err = scope_limit(CHECK_GROUP, "memory.high", BASIC_HIGH);
 	clock_sleep_ms(BASIC_WAIT_MS);
 	if (!err)
 		err = stat_of(CHECK_GROUP, "slab", &after);

@@ -62,6 +62,28 @@ int sysfile_read_u64(const char *path, uint64_t *value)
 	return end == text || *end ? -EINVAL : 0;
 }
 
+int sysfile_read_key(const char *path, const char *key, uint64_t *value)
+{
+	char text[16384], *line, *rest = text, *end;
+	size_t len = strlen(key);
+	ssize_t n = sysfile_read(path, text, sizeof(text));
+
+	if (n < 0)
+		return (int)n;
+	while ((line = strsep(&rest, "\n"))) {
+		if (strncmp(line, key, len) != 0 || !line[len] || !strchr(" :", line[len]))
+			continue;
+		line += len + 1;
+		line += strspn(line, " ");
+		if (!isdigit((unsigned char)*line))
+			return -EINVAL;
+		errno = 0;
+		*value = strtoull(line, &end, 10);
+		return -errno;
+	}
+	return -ENODATA;
+}
+
 int sysfile_replace(const char *path, const void *data, size_t len)
 {
 	char tmp[PATH_MAX];

@@ -15,6 +15,8 @@ int sysfile_write(const char *path, const char *value);
 /* Read up to cap - 1 bytes; the text is NUL-terminated and loses trailing white space. Returns its length. */
 ssize_t sysfile_read(const char *path, char *buf, size_t cap);
 int sysfile_read_u64(const char *path, uint64_t *value);
+/* The number after `key` in a file of lines "key 1" or "key: 1 kB", of up to 16 KiB. -ENODATA: no such line. */
+int sysfile_read_key(const char *path, const char *key, uint64_t *value);
 /* Write a file anew: into PATH.tmp, fsync, rename. Readers see the old text or the new one, never a part. */
 int sysfile_replace(const char *path, const void *data, size_t len);
 /* mkdir -p. */
