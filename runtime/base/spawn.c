@@ -9,7 +9,9 @@
 #include <stdbool.h>
 #include <string.h>
 #include <sys/prctl.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 #define POLL_MS 20
@@ -86,17 +88,36 @@ static bool drain(int fd, const struct spawn *s, size_t *used)
 	}
 }
 
+/* Until the child ends or the deadline is there; sooner without pidfds, which are there since Linux 5.3. */
+static void sleep_for(int pidfd, int64_t deadline_ns)
+{
+	struct pollfd ended = { .fd = pidfd, .events = POLLIN };
+	int64_t left_ns = deadline_ns - clock_ns();
+	struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
+
+	if (pidfd < 0)
+		clock_sleep_ms(POLL_MS);
+	else if (left_ns > 0)
+		ppoll(&ended, 1, &left, NULL);
+}
+
 int spawn_wait_until(pid_t pid, int64_t deadline_ns, int *wait_status)
 {
+	int pidfd = -1, ended;
+
 	for (;;) {
 		pid_t got = waitpid(pid, wait_status, WNOHANG);
 
-		if (got == pid || (got < 0 && errno == ECHILD))
-			return 1;
-		if (clock_ns() >= deadline_ns)
-			return 0;
-		clock_sleep_ms(POLL_MS);
+		ended = got == pid || (got < 0 && errno == ECHILD);
+		if (ended || clock_ns() >= deadline_ns)
+			break;
+		if (pidfd < 0)
+			pidfd = (int)syscall(SYS_pidfd_open, pid, 0);
+		sleep_for(pidfd, deadline_ns);
 	}
+	if (pidfd >= 0)
+		close(pidfd);
+	return ended;
 }
 
 int spawn_run(const struct spawn *s, int *status)
