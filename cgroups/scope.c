@@ -6,12 +6,15 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <libcgroup.h>
 #include <limits.h>
+#include <linux/sched.h>
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
 #include <unistd.h>
 
 #define HIERARCHY     "/sys/fs/cgroup" /* where systemd and our guest mount v2 */
@@ -77,6 +80,23 @@ int scope_set(const char *group, const char *file, const char *value)
 
 	file_path(group, file, path, sizeof(path));
 	return sysfile_write(path, value);
+}
+
+pid_t scope_fork(const char *group)
+{
+	struct clone_args args = { .flags = CLONE_INTO_CGROUP, .exit_signal = SIGCHLD };
+	char path[PATH_MAX];
+	pid_t pid;
+	int fd;
+
+	scope_path(group, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+	if (fd < 0)
+		return -1;
+	args.cgroup = (uint64_t)fd;
+	pid = (pid_t)syscall(SYS_clone3, &args, sizeof(args));
+	close(fd);
+	return pid;
 }
 
 int scope_limit(const char *group, const char *limit, const char *value)

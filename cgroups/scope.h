@@ -18,6 +18,8 @@ int scope_init(void);
 /* Make a group with the memory controller; one that is there already is taken as it is. */
 int scope_create(const char *group);
 int scope_attach(const char *group, pid_t pid);
+/* fork(2), the child being in the group from its first moment (CLONE_INTO_CGROUP, since Linux 5.7). -1 with errno. */
+pid_t scope_fork(const char *group);
 /* Set a limit of the memory controller: "memory.high", "1M". */
 int scope_limit(const char *group, const char *limit, const char *value);
 /* Write into one of the group's own files that is no limit: "cgroup.subtree_control", "memory.reclaim". */

@@ -105,7 +105,9 @@ static void a_number_is_found_after_its_key(void **state)
 
 	(void)state;
 	snprintf(path, sizeof(path), "%s/stat", dir);
-	t_write(dir, "stat", "SlabOther: 1 kB\nSlab:       12345 kB\nkernel 18446744073709551615\nempty\nword x\nbig 99999999999999999999\n");
+	t_write(dir, "stat",
+		"SlabOther: 1 kB\nSlab:       12345 kB\nkernel 18446744073709551615\nempty\nword x\nbig "
+		"99999999999999999999\n");
 	assert_int_equal(sysfile_read_key(path, "Slab", &value), 0);
 	assert_int_equal(value, 12345);
 	assert_int_equal(sysfile_read_key(path, "kernel", &value), 0);

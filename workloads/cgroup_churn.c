@@ -2,18 +2,22 @@
 /*
  * cgroup-churn: groups come and go, and what they leave in the slab decides how much memory the kernel wastes.
  *
- * Each worker makes a group, lets tasks in it have kernel memory charged to it (dentries, inodes, pipes, sockets, epoll
- * instances, stacks), keeps so many groups alive at a time and removes the oldest. What is pinned beyond a group's life
- * (a page of a file that somebody else holds open) keeps the group dying: removed, and not freed (seed 002).
+ * Each worker makes a group, lets tasks in it have kernel memory charged to it, keeps so many groups alive at a time
+ * and removes the oldest. What is pinned beyond a group's life keeps it dying: removed, and not freed (seed 002).
  *
  * The groups are made beside those of the cell, below headroom/churn, because a group with processes of its own can
  * have no groups with controllers below it. All of it is in the undo log as one tree.
+ *
+ * Is anything left when all groups are gone? verify() gives the kernel its time, then has it drop what it only keeps
+ * because nobody needed the room, and compares with the levels of before the first group.
  */
 #include "base/clock.h"
 #include "base/latency.h"
 #include "base/spawn.h"
 #include "base/sysfile.h"
+#include "cgroups/kmem.h"
 #include "cgroups/scope.h"
+#include "run/facts.h"
 #include "run/undo.h"
 #include "run/workload.h"
 
@@ -27,35 +31,44 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/epoll.h>
 #include <sys/mman.h>
-#include <sys/socket.h>
-#include <sys/stat.h>
+#include <sys/resource.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHURN_GROUP CGROUP_PARENT "/churn"
-#define MAX_WORKERS 64
-#define MAX_TASKS   1000
-#define MAX_LIVE    4096
-#define RMDIR_MS    5000 /* a group is busy until its last task is reaped; more is a finding */
-#define SETTLE_MS   100
+#define CHURN_GROUP  CGROUP_PARENT "/churn"
+#define MAX_WORKERS  64
+#define MAX_TASKS    1000
+#define MAX_LIVE     4096
+#define RMDIR_MS     5000 /* a group is busy until its last task is reaped; more is a finding */
+#define SETTLE_MS    100
+#define RETURN_MS    10000 /* after the drop: what is freed by RCU and by work items */
+#define RECLAIM_MS   250
+#define RECLAIM_NAME "hr-reclaim"
+#define MANY_LIVE    100       /* below that many, what a group takes is lost in what else the machine does */
+#define MAX_FDS	     (1 << 20) /* as many as the kernel allows by default (fs.nr_open) */
+#define PAGE	     4096
 #define STACK_BYTES                                                                                                    \
 	(64 * 1024) /* of a thread that only makes system calls: a thousand of the usual 8 MiB would be a load */
 
 struct churn_opts {
-	uint64_t groups, time_s, rate, workers, live, depth, tasks, dentries, inodes, pipes, sockets, epolls, pin_pct,
-		settle_s;
-	unsigned method, population, controllers;
-	bool migrate;
+	uint64_t groups, time_s, rate, workers, live, depth, tasks, pin_pct, settle_s, leak_kib;
+	struct kmem_load load;
+	unsigned method, population, entry, controllers, pin, reclaim;
 };
 
-enum method { METHOD_RAW, METHOD_LIBCGROUP, METHOD_TOOLS, METHOD_SHELL };
+enum method { METHOD_RAW, METHOD_LIBCGROUP };
 enum population { POPULATION_PROCESSES, POPULATION_THREADS };
+enum entry { ENTRY_ATTACH, ENTRY_CLONE };
+enum pin { PIN_FILE, PIN_DENTRY, PIN_CACHE };
+enum reclaim { RECLAIM_NONE, RECLAIM_GROUP, RECLAIM_DROP };
 
-static const char *const method_choices[] = { "raw", "libcgroup", "tools", "shell", NULL };
+static const char *const method_choices[] = { "raw", "libcgroup", NULL };
 static const char *const population_choices[] = { "processes", "threads", NULL };
 static const char *const controller_choices[] = { "none", "memory", "all", NULL };
+static const char *const entry_choices[] = { "attach", "clone", NULL };
+static const char *const pin_choices[] = { "file", "dentry", "cache", NULL };
+static const char *const reclaim_choices[] = { "none", "memory.reclaim", "drop", NULL };
 static const char *const controllers_on[] = { NULL, "+memory", "+memory +pids +cpu +io" };
 
 #define FIELD(name) offsetof(struct churn_opts, name)
@@ -72,27 +85,42 @@ static const struct opt churn_options[] = {
 	  "a group is so many, one in another; tasks go into the innermost" },
 	{ "controllers", OPT_ENUM, FIELD(controllers), "memory", 0, 0, controller_choices, NULL, "of the groups" },
 	{ "method", OPT_ENUM, FIELD(method), "raw", 0, 0, method_choices, NULL,
-	  "how groups are made and removed: mkdir(2) and rmdir(2), libcgroup, or, to compare with, its programs "
-	  "cgcreate and "
-	  "cgdelete, or a shell loop of mkdir and rmdir" },
+	  "how groups are made and removed: mkdir(2) and rmdir(2), or libcgroup" },
 	{ "tasks", OPT_U64, FIELD(tasks), "0", 0, MAX_TASKS, NULL, NULL,
 	  "in each group, for as long as it takes them to load" },
 	{ "population", OPT_ENUM, FIELD(population), "processes", 0, 0, population_choices, NULL,
 	  "what the tasks are; threads are those of one process" },
-	{ "dentries", OPT_U64, FIELD(dentries), "0", 0, 10000000, NULL, NULL,
+	{ "entry", OPT_ENUM, FIELD(entry), "attach", 0, 0, entry_choices, NULL,
+	  "how a task gets into its group: by cgroup.procs, where it waits for an RCU grace period, or by clone3(2), "
+	  "which is there since Linux 5.7" },
+	{ "dentries", OPT_U64, FIELD(load.dentries), "0", 0, 10000000, NULL, NULL,
 	  "looked up by each task and not there: negative dentries" },
-	{ "inodes", OPT_U64, FIELD(inodes), "0", 0, 10000, NULL, NULL, "that each task holds: anonymous files" },
-	{ "pipes", OPT_U64, FIELD(pipes), "0", 0, 10000, NULL, NULL, "that each task holds" },
-	{ "sockets", OPT_U64, FIELD(sockets), "0", 0, 10000, NULL, NULL, "that each task holds" },
-	{ "epolls", OPT_U64, FIELD(epolls), "0", 0, 10000, NULL, NULL, "that each task holds" },
-	{ "migrate", OPT_BOOL, FIELD(migrate), "no", 0, 0, NULL, NULL,
+	{ "inodes", OPT_U64, FIELD(load.inodes), "0", 0, 10000, NULL, NULL, "that each task holds: anonymous files" },
+	{ "pipes", OPT_U64, FIELD(load.pipes), "0", 0, 10000, NULL, NULL, "that each task holds" },
+	{ "sockets", OPT_U64, FIELD(load.sockets), "0", 0, 10000, NULL, NULL, "that each task holds" },
+	{ "epolls", OPT_U64, FIELD(load.epolls), "0", 0, 10000, NULL, NULL, "that each task holds" },
+	{ "percpu", OPT_U64, FIELD(load.percpu), "0", 0, 10000, NULL, NULL,
+	  "BPF maps that each task holds, of 1 KiB on each CPU; charged since Linux 5.11" },
+	{ "stacks", OPT_U64, FIELD(load.stacks), "0", 0, MAX_TASKS, NULL, NULL,
+	  "threads that each task holds, for their kernel stacks" },
+	{ "migrate", OPT_BOOL, FIELD(load.migrate), "no", 0, 0, NULL, NULL,
 	  "a task moves to the next processor with each allocation, so that it leaves slabs on all of them" },
 	{ "pin_pct", OPT_U64, FIELD(pin_pct), "0", 0, 100, NULL, "%",
-	  "groups of which somebody else holds a page beyond their life: they stay dying" },
+	  "groups that have something pinned beyond their life, until the churn ends" },
+	{ "pin", OPT_ENUM, FIELD(pin), "file", 0, 0, pin_choices, NULL,
+	  "what that is: a page in an anonymous file that somebody else holds, a dentry with its inode that somebody "
+	  "else has opened, or a page of a disk in the page cache, which reclaim can take" },
+	{ "reclaim", OPT_ENUM, FIELD(reclaim), "none", 0, 0, reclaim_choices, NULL,
+	  "what is done about dying groups, four times a second: memory.reclaim of their parent, or drop_caches" },
 	{ "settle_s", OPT_U64, FIELD(settle_s), "30", 1, 3600, NULL, "s",
 	  "time that removed groups have to be freed when all pins are gone" },
+	{ "leak_kib", OPT_U64, FIELD(leak_kib), "4096", 0, 1 << 30, NULL, "KiB",
+	  "more than so much above the level of before the first group is left over, after that time and a drop of "
+	  "the caches" },
 	{ 0 },
 };
+
+#define RECLAIM_KNOB "cgroup_churn.reclaim"
 
 static const struct mitigation churn_mitigations[] = {
 	{
@@ -115,6 +143,27 @@ static const struct mitigation churn_mitigations[] = {
 		.on = "absent",
 		.since = "Linux 5.9",
 	},
+	{
+		.name = "cpu-partial",
+		.summary = "processors keep no partly used slabs of dentries for themselves",
+		.seed = "002",
+		.knobs = { { "slab.dentry.cpu_partial", "/sys/kernel/slab/dentry/cpu_partial" } },
+		.off = "x1",
+		.on = "0",
+		.value_help = "objects, or xN of what the kernel chose; 0: none",
+		.since = "CONFIG_SLUB_CPU_PARTIAL",
+	},
+	{
+		.name = "dying-reclaim",
+		.summary = "what keeps dying groups is reclaimed, before memory runs short",
+		.seed = "002",
+		.knobs = { { RECLAIM_KNOB, NULL } },
+		.option = "reclaim",
+		.off = "none",
+		.on = "memory.reclaim",
+		.value_help = "none, memory.reclaim or drop",
+		.since = "Linux 5.19",
+	},
 	{ 0 },
 };
 
@@ -131,8 +180,15 @@ static const struct metric churn_metrics[] = {
 	{ "attach_p50_us", "us", LESS, "moving a task into a group, median" },
 	{ "attach_p99_us", "us", LESS, "moving a task into a group, 99th percentile" },
 	{ "attach_max_us", "us", LESS, "moving a task into a group, longest" },
+	{ "slab_per_group_kib", "KiB", LESS, "slab of the machine for each living group" },
+	{ "charged_per_group_kib", "KiB", NEITHER, "memory charged to each living group" },
 	{ "dying_left", "", LESS, "removed groups that were not freed in time" },
 	{ "settle_s", "s", LESS, "until all removed groups were freed" },
+	{ "returned_s", "s", LESS, "until all was as before the first group, the caches having been dropped" },
+	{ "dying_leaked", "", LESS, "removed groups that were not freed even when the caches were dropped" },
+	{ "slab_left_kib", "KiB", LESS, "slab of the machine above the level of before the first group" },
+	{ "percpu_left_kib", "KiB", LESS, "per-CPU memory above the level of before the first group" },
+	{ "stack_left_kib", "KiB", LESS, "kernel stacks above the level of before the first group" },
 	{ "memory_left_kib", "KiB", LESS, "still charged to the groups' parent when they are gone" },
 	{ 0 },
 };
@@ -140,14 +196,11 @@ static const struct metric churn_metrics[] = {
 static int check(const void *opts, char *err, size_t err_size)
 {
 	const struct churn_opts *o = opts;
-	uint64_t loads = o->dentries + o->inodes + o->pipes + o->sockets + o->epolls;
+	const struct kmem_load *l = &o->load;
+	uint64_t loads = l->dentries + l->inodes + l->pipes + l->sockets + l->epolls + l->percpu + l->stacks;
 
 	if (!o->tasks && (loads || o->pin_pct))
 		snprintf(err, err_size, "tasks = '0': what is charged or pinned needs a task in the group");
-	else if (o->method >= METHOD_TOOLS &&
-		 (o->tasks || o->depth > 1 || o->live > 1 || o->workers > 1 || o->rate || o->time_s))
-		snprintf(err, err_size, "method = '%s': only makes and removes groups, one after the other",
-			 method_choices[o->method]);
 	else if (o->pin_pct && !o->controllers)
 		snprintf(err, err_size, "controllers = 'none': nothing is charged that could be pinned");
 	else
@@ -159,10 +212,27 @@ static int check(const void *opts, char *err, size_t err_size)
 
 struct shared {
 	struct latency mkdir, rmdir, attach;
-	_Atomic uint64_t begun, made, removed;
+	_Atomic uint64_t begun, made, removed, pins, alive, slab_kib, charged_bytes;
 	_Atomic int64_t last_made_ns;
 	_Atomic int error;
 };
+
+/* What the kernel has on all of the machine, in KiB. */
+static const struct level {
+	const char *key, *metric;
+} levels[] = { { "Slab", "slab_left_kib" }, { "Percpu", "percpu_left_kib" }, { "KernelStack", "stack_left_kib" } };
+
+#define N_LEVELS (sizeof(levels) / sizeof(levels[0]))
+
+/* Before the first group: setup() looks, and both run() and verify() are forks of it. 0: could not be read. */
+static uint64_t start_kib[N_LEVELS];
+
+static uint64_t level_kib(size_t i)
+{
+	uint64_t kib;
+
+	return sysfile_read_key("/proc/meminfo", levels[i].key, &kib) ? 0 : kib;
+}
 
 struct churn {
 	const struct cell *cell;
@@ -170,20 +240,14 @@ struct churn {
 	struct shared *shared;
 	uint64_t worker;
 	int64_t begin_ns;
-	char base[PATH_MAX];
+	int disk; /* the scratch disk, when pages of it are the pins; else -1 */
 };
 
 static int make_one(const struct churn *c, const char *name)
 {
-	char path[PATH_MAX];
 	int64_t begin = clock_ns();
-	int err;
+	int err = c->opts->method == METHOD_LIBCGROUP ? scope_create(name) : scope_mkdir(name);
 
-	scope_path(name, path, sizeof(path));
-	if (c->opts->method == METHOD_LIBCGROUP)
-		err = scope_create(name);
-	else
-		err = mkdir(path, 0755) < 0 ? -errno : 0;
 	if (!err)
 		latency_add(&c->shared->mkdir, (uint64_t)(clock_ns() - begin));
 	return err;
@@ -192,18 +256,11 @@ static int make_one(const struct churn *c, const char *name)
 static int remove_one(const struct churn *c, const char *name)
 {
 	int64_t begin = clock_ns(), deadline = begin + RMDIR_MS * NS_PER_MS;
-	char path[PATH_MAX];
 	int err;
 
-	scope_path(name, path, sizeof(path));
-	do {
-		if (c->opts->method == METHOD_LIBCGROUP)
-			err = scope_remove(name);
-		else
-			err = rmdir(path) < 0 ? -errno : 0;
-		if (err == -EBUSY)
-			sched_yield();
-	} while (err == -EBUSY && clock_ns() < deadline);
+	while ((err = c->opts->method == METHOD_LIBCGROUP ? scope_remove(name) : scope_rmdir(name)) == -EBUSY &&
+	       clock_ns() < deadline)
+		sched_yield();
 	if (!err)
 		latency_add(&c->shared->rmdir, (uint64_t)(clock_ns() - begin));
 	return err;
@@ -248,62 +305,19 @@ static int remove_group(const struct churn *c, uint64_t n)
 		cell_fail(c->cell, "remove group %s: %s", name, strerror(-err));
 	else
 		atomic_fetch_add(&c->shared->removed, 1);
+	atomic_fetch_sub(&c->shared->alive, 1);
 	return err;
 }
 
 /* --- What is charged --- */
 
-static void move_on(const struct churn *c)
-{
-	static unsigned next;
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	cpu_set_t set;
-
-	if (!c->opts->migrate || cpus < 2)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(next++ % (unsigned)cpus, &set);
-	sched_setaffinity(0, sizeof(set), &set);
-}
-
-/* It stays open: the end of the task closes it. 0 or an errno. */
-static int held(int fd)
-{
-	return fd < 0 ? errno : 0;
-}
-
-/* What a task has charged to its group. The descriptors stay open until it ends. 0 or an errno. */
-static int load(const struct churn *c)
-{
-	const struct churn_opts *o = c->opts;
-	int fds[2], err = 0;
-
-	for (uint64_t i = 0; i < o->dentries; i++) {
-		char path[PATH_MAX];
-		struct stat st;
-
-		/* As long as those of the kernel's own test (tools/testing/selftests/cgroup/test_kmem.c). */
-		snprintf(path, sizeof(path), "/something-non-existent-with-a-long-name-%" PRIu64 "-%d", i, gettid());
-		move_on(c);
-		stat(path, &st);
-	}
-	for (uint64_t i = 0; !err && i < o->inodes; i++, move_on(c))
-		err = held(memfd_create("churn", MFD_CLOEXEC));
-	for (uint64_t i = 0; !err && i < o->pipes; i++, move_on(c))
-		err = held(pipe2(fds, O_CLOEXEC));
-	for (uint64_t i = 0; !err && i < o->sockets; i++, move_on(c))
-		err = held(socket(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0));
-	for (uint64_t i = 0; !err && i < o->epolls; i++, move_on(c))
-		err = held(epoll_create1(EPOLL_CLOEXEC));
-	return err;
-}
-
 static void *load_of_thread(void *arg)
 {
-	return (void *)(intptr_t)load(arg);
+	const struct churn *c = arg;
+
+	return (void *)(intptr_t)kmem_load(&c->opts->load);
 }
 
-/* 0 or an errno. */
 static int load_in_threads(const struct churn *c)
 {
 	pthread_t threads[MAX_TASKS];
@@ -314,7 +328,7 @@ static int load_in_threads(const struct churn *c)
 	pthread_attr_init(&attr);
 	pthread_attr_setstacksize(&attr, STACK_BYTES);
 	for (; !err && n < c->opts->tasks; n += err == 0)
-		err = pthread_create(&threads[n], &attr, load_of_thread, (void *)c);
+		err = -pthread_create(&threads[n], &attr, load_of_thread, (void *)c);
 	for (uint64_t i = 0; i < n; i++) {
 		void *ended;
 
@@ -325,23 +339,88 @@ static int load_in_threads(const struct churn *c)
 	return err;
 }
 
-/* A task that goes into the group by itself. `pin` is a file of somebody else's, of which it takes the first page. */
-static int task(const struct churn *c, const char *group, int pin)
-{
-	int64_t begin;
-	char procs[PATH_MAX];
-	int err;
+/* --- What outlives the group --- */
 
-	scope_path(group, procs, sizeof(procs) - sizeof("/cgroup.procs"));
-	strcat(procs, "/cgroup.procs");
-	begin = clock_ns();
-	err = c->opts->method == METHOD_LIBCGROUP ? scope_attach(group, getpid()) : sysfile_write(procs, "0");
+static uint64_t pins_of(const struct churn_opts *o, uint64_t groups)
+{
+	return groups * o->pin_pct / 100;
+}
+
+static void pin_path(const struct churn *c, uint64_t n, char *buf, size_t size)
+{
+	snprintf(buf, size, "%s/pin-%" PRIu64 "-%" PRIu64, c->cell->work_dir, c->worker, n);
+}
+
+/* By a task in the group, so that the group is charged for it. */
+static int pin_in_group(const struct churn *c, uint64_t n, int file)
+{
+	static char page[PAGE];
+	char path[PATH_MAX];
+	uint64_t nth;
+	int fd;
+
+	switch ((enum pin)c->opts->pin) {
+	case PIN_FILE:
+		return write(file, "x", 1) == 1 ? 0 : -errno;
+	case PIN_DENTRY:
+		pin_path(c, n, path, sizeof(path));
+		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
+		return fd < 0 ? -errno : 0;
+	case PIN_CACHE:
+		nth = atomic_fetch_add(&c->shared->pins, 1);
+		return pread(c->disk, page, PAGE, (off_t)(c->cell->scratch_start * 512 + nth * PAGE)) == PAGE ? 0
+													      : -EIO;
+	}
+	return -EINVAL;
+}
+
+/* By the worker, before: a file for the task to write into, where it is one of the pins; else -1. */
+static int pin_prepare(const struct churn *c)
+{
+	int fd = c->opts->pin == PIN_FILE ? memfd_create("churn-pin", MFD_CLOEXEC) : -1;
+
+	return fd < 0 && c->opts->pin == PIN_FILE ? -errno : fd;
+}
+
+/* By the worker, when the task has ended: hold what it made. Nobody closes it before the worker ends. */
+static int pin_hold(const struct churn *c, uint64_t n)
+{
+	char path[PATH_MAX];
+	int fd;
+
+	if (c->opts->pin != PIN_DENTRY)
+		return 0;
+	pin_path(c, n, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	if (fd < 0 || unlink(path) < 0)
+		return -errno;
+	return 0;
+}
+
+/* --- Tasks --- */
+
+/* The first thing it does: into the group, by itself. */
+static int enter(const struct churn *c, const char *group)
+{
+	int64_t begin = clock_ns();
+	int err = c->opts->method == METHOD_LIBCGROUP ? scope_attach(group, getpid())
+						      : scope_set(group, "cgroup.procs", "0");
+
+	if (!err)
+		latency_add(&c->shared->attach, (uint64_t)(clock_ns() - begin));
+	return err;
+}
+
+/* 0 or -errno. */
+static int task(const struct churn *c, const char *group, bool pins, uint64_t n, int pin_file)
+{
+	int err = c->opts->entry == ENTRY_ATTACH ? enter(c, group) : 0;
+
+	if (!err && pins)
+		err = pin_in_group(c, n, pin_file);
 	if (err)
-		return -err;
-	latency_add(&c->shared->attach, (uint64_t)(clock_ns() - begin));
-	if (pin >= 0 && write(pin, "x", 1) != 1)
-		return errno;
-	return c->opts->population == POPULATION_THREADS ? load_in_threads(c) : load(c);
+		return err;
+	return c->opts->population == POPULATION_THREADS ? load_in_threads(c) : kmem_load(&c->opts->load);
 }
 
 /* Wait for a task until the hook's deadline. 0 or -errno; one that overruns it is ended with the hook. */
@@ -354,20 +433,23 @@ static int await_task(const struct churn *c, pid_t pid)
 	return WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
 }
 
-static int populate(const struct churn *c, uint64_t n, int pin)
+static int populate(const struct churn *c, uint64_t n)
 {
 	uint64_t processes = c->opts->population == POPULATION_THREADS && c->opts->tasks ? 1 : c->opts->tasks,
 		 begun = 0;
+	bool pins = pins_of(c->opts, n + 1) > pins_of(c->opts, n); /* evenly: one of so many */
 	pid_t pids[MAX_TASKS], parent = getpid();
 	char name[PATH_MAX];
-	int err = 0;
+	int err = 0, pin_file = pins ? pin_prepare(c) : -1;
 
+	if (pin_file < -1)
+		err = pin_file;
 	name_group(c, n, c->opts->depth, name, sizeof(name));
 	for (; !err && begun < processes; begun++) {
-		pids[begun] = fork();
+		pids[begun] = c->opts->entry == ENTRY_CLONE ? scope_fork(name) : fork();
 		if (pids[begun] == 0) {
 			spawn_die_with(parent);
-			_exit(task(c, name, begun == 0 ? pin : -1));
+			_exit(-task(c, name, pins && begun == 0, n, pin_file));
 		}
 		if (pids[begun] < 0) {
 			err = -errno;
@@ -379,6 +461,8 @@ static int populate(const struct churn *c, uint64_t n, int pin)
 
 		err = err ? err : ended;
 	}
+	if (!err && pins)
+		err = pin_hold(c, n);
 	if (err)
 		cell_fail(c->cell, "tasks of group %s: %s", name, strerror(-err));
 	return err;
@@ -409,29 +493,38 @@ static bool another(const struct churn *c)
 	return true;
 }
 
-/* Of so many groups evenly: of the n-th when n * pin_pct passes another hundred. What it is stays open until we end. */
-static int make_pin(const struct churn *c, uint64_t n, int *pin)
+/* How many groups live at the same time at most. */
+static uint64_t most_alive(const struct churn_opts *o)
 {
-	*pin = -1;
-	if ((n + 1) * c->opts->pin_pct / 100 == n * c->opts->pin_pct / 100)
-		return 0;
-	*pin = memfd_create("churn-pin", MFD_CLOEXEC);
-	if (*pin >= 0)
-		return 0;
-	cell_fail(c->cell, "a file to pin group %" PRIu64 " of worker %" PRIu64 ": %s", n, c->worker, strerror(errno));
-	return -errno;
+	uint64_t all = o->workers * o->live;
+
+	return all < o->groups ? all : o->groups;
+}
+
+/* What they take, once, when as many live as ever will. */
+static void look_at_many(const struct churn *c)
+{
+	uint64_t bytes;
+
+	if (atomic_load(&c->shared->slab_kib))
+		return;
+	atomic_store(&c->shared->slab_kib, level_kib(0));
+	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
+		atomic_store(&c->shared->charged_bytes, bytes);
 }
 
 static int one_group(const struct churn *c, uint64_t n)
 {
-	int pin, err = make_group(c, n);
+	int err = make_group(c, n);
 
 	if (err)
 		return err;
 	atomic_store(&c->shared->last_made_ns, clock_ns());
 	atomic_fetch_add(&c->shared->made, 1);
-	err = make_pin(c, n, &pin);
-	return err ? err : populate(c, n, pin);
+	err = populate(c, n);
+	if (atomic_fetch_add(&c->shared->alive, 1) + 1 == most_alive(c->opts) && most_alive(c->opts) >= MANY_LIVE)
+		look_at_many(c);
+	return err;
 }
 
 static int work(const struct churn *c)
@@ -439,6 +532,7 @@ static int work(const struct churn *c)
 	uint64_t n = 0, oldest = 0;
 	int err = 0;
 
+	cell_fork_without_record();
 	while (!err && another(c)) {
 		err = one_group(c, n++);
 		if (!err && n - oldest >= c->opts->live)
@@ -467,7 +561,9 @@ static void tell_latency(const struct cell *c, const char *what, const struct la
 
 static void tell(const struct churn *c)
 {
-	uint64_t made = atomic_load(&c->shared->made), removed = atomic_load(&c->shared->removed);
+	uint64_t made = atomic_load(&c->shared->made), removed = atomic_load(&c->shared->removed),
+		 slab_kib = atomic_load(&c->shared->slab_kib), charged = atomic_load(&c->shared->charged_bytes),
+		 alive = most_alive(c->opts);
 	int64_t making = atomic_load(&c->shared->last_made_ns) - c->begin_ns, all = clock_ns() - c->begin_ns;
 
 	cell_metric_u64(c->cell, "groups_made", made);
@@ -477,9 +573,82 @@ static void tell(const struct churn *c)
 	if (removed && all > 0)
 		cell_metric_fixed(c->cell, "groups_removed_s",
 				  (int64_t)((double)removed * 1e3 * NS_PER_S / (double)all), 3);
+	if (start_kib[0] && slab_kib > start_kib[0])
+		cell_metric_fixed(c->cell, "slab_per_group_kib", (int64_t)((slab_kib - start_kib[0]) * 1000 / alive),
+				  3);
+	if (charged)
+		cell_metric_fixed(c->cell, "charged_per_group_kib", (int64_t)(charged * 1000 / 1024 / alive), 3);
 	tell_latency(c->cell, "mkdir", &c->shared->mkdir);
 	tell_latency(c->cell, "rmdir", &c->shared->rmdir);
 	tell_latency(c->cell, "attach", &c->shared->attach);
+}
+
+/* --- Dying groups --- */
+
+/* Does the kernel have what was asked for? Before 5.19 memory.reclaim is not there. */
+static void tell_reclaim(const struct churn_opts *o)
+{
+	const char *asked = reclaim_choices[o->reclaim];
+	char path[PATH_MAX];
+
+	scope_path(CHURN_GROUP "/memory.reclaim", path, sizeof(path));
+	cell_knob(RECLAIM_KNOB, asked, o->reclaim == RECLAIM_GROUP && access(path, W_OK) < 0 ? NULL : asked);
+}
+
+static int drop_caches(void)
+{
+	return sysfile_write("/proc/sys/vm/drop_caches", "3");
+}
+
+/* As often as there are dying groups, take what keeps them: from their parent, who inherits it, or everywhere. */
+static void reclaim_for_ever(const struct churn *c)
+{
+	char bytes[24];
+	uint64_t dying, charged;
+
+	for (;; clock_sleep_ms(RECLAIM_MS)) {
+		if (scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", &dying) || !dying)
+			continue;
+		if (c->opts->reclaim == RECLAIM_DROP) {
+			drop_caches();
+			continue;
+		}
+		if (scope_get(CHURN_GROUP, "memory.current", NULL, &charged))
+			continue;
+		snprintf(bytes, sizeof(bytes), "%" PRIu64, charged);
+		/* -EAGAIN: not all of it could be had, as was to be expected. */
+		scope_set(CHURN_GROUP, "memory.reclaim", bytes);
+	}
+}
+
+static pid_t start_reclaim(const struct churn *c)
+{
+	pid_t pid;
+
+	if (c->opts->reclaim == RECLAIM_NONE)
+		return 0;
+	pid = cell_child(c->cell, RECLAIM_NAME);
+	if (pid == 0)
+		reclaim_for_ever(c);
+	return pid;
+}
+
+static void stop_reclaim(const struct churn *c, pid_t pid)
+{
+	if (pid <= 0)
+		return;
+	kill(pid, SIGTERM);
+	cell_wait(c->cell, RECLAIM_NAME, pid);
+}
+
+/* --- Hooks --- */
+
+static uint64_t scratch_sectors(const void *opts, uint64_t memory_mib)
+{
+	const struct churn_opts *o = opts;
+
+	(void)memory_mib;
+	return o->pin_pct && o->pin == PIN_CACHE ? (pins_of(o, o->groups) + o->workers) * (PAGE / 512) : 0;
 }
 
 static int setup(struct cell *c)
@@ -491,69 +660,66 @@ static int setup(struct cell *c)
 		err = scope_create(CHURN_GROUP);
 	if (!err && controllers_on[o->controllers])
 		err = scope_set(CHURN_GROUP, "cgroup.subtree_control", controllers_on[o->controllers]);
-	if (err)
+	if (err) {
 		cell_fail(c, "cgroup %s: %s", CHURN_GROUP, strerror(-err));
-	return err;
+		return err;
+	}
+	tell_reclaim(o);
+	for (size_t i = 0; i < N_LEVELS; i++)
+		start_kib[i] = level_kib(i);
+	return 0;
 }
 
-/* What others do, for the same figures: one group after the other, each by programs of its own. */
-static int run_peer(struct cell *c)
+/* Make what run() needs beside its workers. -errno after cell_fail(). */
+static int prepare(struct churn *churn)
 {
-	static const char tools[] =
-		"i=0; while [ $i -lt $1 ]; do cgcreate -g memory:$2/$i && cgdelete -g memory:$2/$i || exit 1; "
-		"i=$((i+1)); done";
-	static const char shell[] =
-		"i=0; while [ $i -lt $1 ]; do mkdir $3/$i && rmdir $3/$i || exit 1; i=$((i+1)); done";
-	const struct churn_opts *o = c->opts;
-	char groups[24], path[PATH_MAX];
-	const char *argv[] = { "sh", "-c", o->method == METHOD_TOOLS ? tools : shell, "sh", groups, CHURN_GROUP,
-			       path, NULL };
-	int64_t begin = clock_ns(), took;
-	int rc;
+	const struct rlimit fds = { MAX_FDS, MAX_FDS };
+	int err;
 
-	snprintf(groups, sizeof(groups), "%" PRIu64, o->groups);
-	scope_path(CHURN_GROUP, path, sizeof(path));
-	rc = cell_tool(c, "peer", argv);
-	took = clock_ns() - begin;
-	if (rc) {
-		cell_fail(c, "%s: %s", method_choices[o->method], rc < 0 ? strerror(-rc) : "see peer.err");
-		return rc < 0 ? rc : -ECANCELED;
+	churn->shared = mmap(NULL, sizeof(*churn->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (churn->shared == MAP_FAILED) {
+		err = -errno;
+		cell_fail(churn->cell, "shared memory: %s", strerror(-err));
+		return err;
 	}
-	cell_metric_u64(c, "groups_made", o->groups);
-	if (took > 0)
-		cell_metric_fixed(c, "groups_removed_s", (int64_t)((double)o->groups * 1e3 * NS_PER_S / (double)took),
-				  3);
+	setrlimit(RLIMIT_NOFILE, &fds); /* where it is not allowed, what is held says EMFILE */
+	churn->disk = -1;
+	if (!scratch_sectors(churn->opts, 0))
+		return 0;
+	/* Held until the end: the page cache of a disk goes with the last who has it open. */
+	churn->disk = open(churn->cell->scratch, O_RDONLY | O_CLOEXEC);
+	if (churn->disk < 0) {
+		err = -errno;
+		cell_fail(churn->cell, "%s: %s", churn->cell->scratch, strerror(-err));
+		return err;
+	}
+	posix_fadvise(churn->disk, 0, 0, POSIX_FADV_RANDOM); /* one page a group, none read ahead */
 	return 0;
 }
 
 static int run(struct cell *c)
 {
 	struct churn churn = { .cell = c, .opts = c->opts };
-	pid_t pids[MAX_WORKERS];
-	struct shared *shared;
+	pid_t pids[MAX_WORKERS], reclaimer;
 	uint64_t n = 0;
-	int err = 0;
+	int err = prepare(&churn);
 
-	if (churn.opts->method >= METHOD_TOOLS)
-		return run_peer(c);
-	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (shared == MAP_FAILED) {
-		err = -errno;
-		cell_fail(c, "shared memory: %s", strerror(-err));
+	if (err)
 		return err;
-	}
-	churn.shared = shared;
+	reclaimer = start_reclaim(&churn);
+	if (reclaimer < 0)
+		return reclaimer;
 	churn.begin_ns = clock_ns();
-	for (; !err && n < churn.opts->workers; n++) {
+	for (; n < churn.opts->workers; n++) {
 		churn.worker = n;
 		pids[n] = cell_child(c, "hr-churn");
 		if (pids[n] == 0)
 			_exit(work(&churn) ? 1 : 0);
-		if (pids[n] < 0)
+		if (pids[n] < 0) {
 			err = pids[n];
+			break;
+		}
 	}
-	if (err)
-		n--;
 	for (uint64_t i = 0; i < n; i++) {
 		int rc = cell_wait(c, "hr-churn", pids[i]);
 
@@ -561,25 +727,82 @@ static int run(struct cell *c)
 			err = rc < 0 ? rc : -ECANCELED;
 	}
 	tell(&churn);
+	stop_reclaim(&churn, reclaimer);
 	return err;
 }
 
-/* All pins are gone with their worker: do the groups go too, and is nothing charged for them any more? */
+/* Dying groups, when there are none any more or the time is up. */
+static int await_freed(int64_t deadline, uint64_t *dying)
+{
+	int err;
+
+	for (;;) {
+		err = scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", dying);
+		if (err || !*dying || clock_ns() >= deadline)
+			return err;
+		clock_sleep_ms(SETTLE_MS);
+	}
+}
+
+/* Nothing dying, and no level higher than before by more than is allowed? `left` gets what is above, in KiB. */
+static bool returned(const struct churn_opts *o, uint64_t dying, uint64_t left[N_LEVELS])
+{
+	bool back = !dying;
+
+	for (size_t i = 0; i < N_LEVELS; i++) {
+		uint64_t now = level_kib(i);
+
+		left[i] = now > start_kib[i] ? now - start_kib[i] : 0;
+		back &= left[i] <= o->leak_kib;
+	}
+	return back;
+}
+
+/* What the kernel kept only because nobody needed the room is dropped; what is still there then has leaked. */
+static int look_for_leaks(struct cell *c, int64_t begin)
+{
+	const struct churn_opts *o = c->opts;
+	int64_t deadline = clock_ns() + RETURN_MS * NS_PER_MS;
+	uint64_t dying = 0, bytes, left[N_LEVELS] = { 0 };
+	int err = drop_caches();
+	bool back = false;
+
+	while (!err && !back && clock_ns() < deadline && clock_ns() < c->deadline_ns) {
+		clock_sleep_ms(SETTLE_MS);
+		err = await_freed(0, &dying);
+		back = !err && returned(o, dying, left);
+	}
+	if (err) {
+		cell_fail(c, "looking for leaks: %s", strerror(-err));
+		return err;
+	}
+	cell_metric_u64(c, "dying_leaked", dying);
+	for (size_t i = 0; i < N_LEVELS; i++)
+		if (start_kib[i])
+			cell_metric_u64(c, levels[i].metric, left[i]);
+	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
+		cell_metric_u64(c, "memory_left_kib", bytes / 1024);
+	if (back)
+		cell_metric_fixed(c, "returned_s", (clock_ns() - begin) / NS_PER_MS, 3);
+	else
+		cell_event("left-over",
+			   "%.1f s after the last group: %" PRIu64 " dying, slab %" PRIu64 ", per-CPU %" PRIu64
+			   ", stacks %" PRIu64 " KiB above the level of before (%" PRIu64 " KiB allowed)",
+			   (double)(clock_ns() - begin) / NS_PER_S, dying, left[0], left[1], left[2], o->leak_kib);
+	return 0;
+}
+
+/* All pins are gone with their worker: do the groups go too, and is nothing left of them? */
 static int verify(struct cell *c)
 {
 	const struct churn_opts *o = c->opts;
 	int64_t begin = clock_ns(), deadline = begin + (int64_t)(o->settle_s * NS_PER_S);
-	uint64_t dying = 0, bytes;
+	uint64_t dying;
 	int err;
 
 	if (deadline > c->deadline_ns)
 		deadline = c->deadline_ns;
-	for (;;) {
-		err = scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", &dying);
-		if (err || !dying || clock_ns() >= deadline)
-			break;
-		clock_sleep_ms(SETTLE_MS);
-	}
+	err = await_freed(deadline, &dying);
 	if (err) {
 		cell_fail(c, "cgroup.stat of %s: %s", CHURN_GROUP, strerror(-err));
 		return err;
@@ -587,15 +810,27 @@ static int verify(struct cell *c)
 	cell_metric_u64(c, "dying_left", dying);
 	if (!dying)
 		cell_metric_fixed(c, "settle_s", (clock_ns() - begin) / NS_PER_MS, 3);
-	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
-		cell_metric_u64(c, "memory_left_kib", bytes / 1024);
-	return 0;
+	return look_for_leaks(c, begin);
+}
+
+/* What reclaim is for: were there dying groups that it could have freed? */
+static void attest_churn(const struct facts *f, const void *opts, struct attestation *a)
+{
+	const struct churn_opts *o = opts;
+
+	snprintf(a->evidence, sizeof(a->evidence), "reads %s", a->read_back);
+	if (strcmp(a->mitigation->name, "dying-reclaim") != 0 || !f->have_dying)
+		return;
+	a->exercised = f->dying_peak && o->pin == PIN_CACHE ? YES : NO;
+	snprintf(a->evidence, sizeof(a->evidence), "%" PRIu64 " dying groups at most, kept by %s", f->dying_peak,
+		 !o->pin_pct	       ? "nothing that lasts"
+		 : o->pin == PIN_CACHE ? "page cache that can be reclaimed"
+				       : "what somebody holds, which no reclaim can take");
 }
 
 static const struct workload cgroup_churn = {
 	.name = "cgroup-churn",
 	.summary = "cgroups come and go, with kernel memory charged to them, some of it pinned beyond their life",
-	.programs = (const char *const[]){ "cgcreate?", "cgdelete?", NULL },
 	.exercises = (const char *const[]){ "cgroup_mkdir", "cgroup_rmdir", "mem_cgroup_css_offline",
 					    "memcg_reparent_objcgs", "memcg_slab_post_alloc_hook", NULL },
 	.opts = churn_options,
@@ -603,8 +838,10 @@ static const struct workload cgroup_churn = {
 	.mitigations = churn_mitigations,
 	.metrics = churn_metrics,
 	.check = check,
+	.scratch_sectors = scratch_sectors,
 	.setup = setup,
 	.run = run,
 	.verify = verify,
+	.attest = attest_churn,
 };
 WORKLOAD_REGISTER(cgroup_churn);

@@ -7,6 +7,7 @@
  * that decided stand in the record whether they held or not.
  */
 #include "base/clock.h"
+#include "cgroups/kmem.h"
 #include "cgroups/scope.h"
 #include "run/undo.h"
 #include "run/workload.h"
@@ -20,13 +21,11 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 #include <unistd.h>
 
 #define KMEM_GROUP	CGROUP_PARENT "/kmem"
 #define CHECK_GROUP	KMEM_GROUP "/check"
 #define DESTROY_MS	10000
-#define THREAD_STACK	(64 * 1024)
 #define MEBI		(1UL << 20)
 #define BASIC_DENTRIES	100000
 #define BASIC_HIGH	"1M"
@@ -74,17 +73,6 @@ static bool near(uint64_t a, uint64_t b)
 
 /* --- In a group --- */
 
-static void look_up(uint64_t n)
-{
-	for (uint64_t i = 0; i < n; i++) {
-		char path[128];
-		struct stat st;
-
-		snprintf(path, sizeof(path), "/something-non-existent-with-a-long-name-%64" PRIu64 "-%d", i, gettid());
-		stat(path, &st);
-	}
-}
-
 /* Run fn(arg) in a process of the group, until it ends or the hook's time is up. 0 or -errno. */
 static int in_group(const struct cell *c, const char *group, void (*fn)(uint64_t arg), uint64_t arg)
 {
@@ -125,7 +113,7 @@ static int stat_of(const char *group, const char *key, uint64_t *value)
 static enum held kmem_basic(const struct cell *c, char *values, size_t size)
 {
 	uint64_t before, after, current;
-	int err = in_group(c, CHECK_GROUP, look_up, BASIC_DENTRIES);
+	int err = in_group(c, CHECK_GROUP, kmem_dentries, BASIC_DENTRIES);
 
 	if (!err)
 		err = stat_of(CHECK_GROUP, "slab", &before);
@@ -147,7 +135,7 @@ static enum held kmem_basic(const struct cell *c, char *values, size_t size)
 static void *dentries_of_thread(void *unused)
 {
 	(void)unused;
-	look_up(GROUP_DENTRIES);
+	kmem_dentries(GROUP_DENTRIES);
 	return NULL;
 }
 
@@ -224,41 +212,30 @@ static enum held kmem_proc_kpagecgroup(const struct cell *c, char *values, size_
 	return fd < 0 ? NOT_DECIDED : err ? FAILED : HELD;
 }
 
-static void *sleep_long(void *unused)
-{
-	pause();
-	return unused;
-}
-
-/* Says on the pipe when its threads are there, and stays until it is killed. */
+/* Says on the pipe when its threads are there, or which error kept them away, and stays until it is ended. */
 static void many_threads(int ready)
 {
-	uint64_t started = 0;
-	pthread_attr_t attr;
-	pthread_t thread;
+	int err = kmem_stacks(STACK_THREADS);
 
-	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THREAD_STACK);
-	while (started < STACK_THREADS && pthread_create(&thread, &attr, sleep_long, NULL) == 0)
-		started++;
-	if (write(ready, &started, sizeof(started)) == sizeof(started))
+	if (write(ready, &err, sizeof(err)) == sizeof(err) && !err)
 		pause();
 }
 
-/* How many threads there are, once they all are: the process says so, or ends, or the hook's time is up. */
-static int await_threads(const struct cell *c, int fd, uint64_t *started)
+/* Wait until they all are there: the process says so, or ends, or the hook's time is up. 0 or -errno. */
+static int await_threads(const struct cell *c, int fd)
 {
 	struct pollfd ready = { .fd = fd, .events = POLLIN };
 	int64_t left_ms = (c->deadline_ns - clock_ns()) / NS_PER_MS;
+	int err;
 
 	if (poll(&ready, 1, left_ms > 0 ? (int)left_ms : 0) != 1)
 		return -ETIMEDOUT;
-	return read(fd, started, sizeof(*started)) == sizeof(*started) ? 0 : -EIO;
+	return read(fd, &err, sizeof(err)) == sizeof(err) ? err : -EIO;
 }
 
 static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t size)
 {
-	uint64_t started = 0, bytes;
+	uint64_t bytes = 0;
 	int ends[2], err;
 	pid_t pid;
 
@@ -273,7 +250,7 @@ static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t s
 		_exit(-err);
 	}
 	close(ends[1]);
-	err = pid < 0 ? pid : await_threads(c, ends[0], &started);
+	err = pid < 0 ? pid : await_threads(c, ends[0]);
 	close(ends[0]);
 	if (!err)
 		err = stat_of(CHECK_GROUP, "kernel_stack", &bytes);
@@ -281,8 +258,8 @@ static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t s
 		kill(pid, SIGTERM);
 		cell_wait(c, check_name, pid);
 	}
-	if (err || started < STACK_THREADS)
-		return not_decided(values, size, "threads", err ? err : -EAGAIN);
+	if (err)
+		return not_decided(values, size, "threads", err);
 	snprintf(values, size, "kernel_stack %" PRIu64 " bytes of %d threads, at least %d expected", bytes,
 		 STACK_THREADS, STACK_THREADS * STACK_BYTES);
 	return bytes >= (uint64_t)STACK_THREADS * STACK_BYTES ? HELD : FAILED;
@@ -290,7 +267,7 @@ static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t s
 
 static enum held kmem_dead_cgroups(const struct cell *c, char *values, size_t size)
 {
-	int err = come_and_go(c, DEAD_GROUPS, look_up, GROUP_DENTRIES);
+	int err = come_and_go(c, DEAD_GROUPS, kmem_dentries, GROUP_DENTRIES);
 	int64_t begin = clock_ns();
 	uint64_t dying = 1;
 

@@ -74,7 +74,7 @@ int sysfile_read_key(const char *path, const char *key, uint64_t *value)
 		if (strncmp(line, key, len) != 0 || !line[len] || !strchr(" :", line[len]))
 			continue;
 		line += len + 1;
-		line += strspn(line, " ");
+		line += strspn(line, " \t");
 		if (!isdigit((unsigned char)*line))
 			return -EINVAL;
 		errno = 0;

@@ -118,6 +118,11 @@ void bb_unmap(struct bb *box)
 	box->head = NULL;
 }
 
+void bb_keep_from_children(const struct bb *box)
+{
+	madvise(box->head, box->size, MADV_DONTFORK);
+}
+
 static void put(struct record *r, enum bb_type type, const void *a, size_t a_len, const void *b, size_t b_len)
 {
 	r->len = (uint32_t)(a_len + b_len);

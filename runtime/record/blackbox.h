@@ -112,6 +112,8 @@ uint64_t bb_size_for(uint64_t samples);
  */
 int bb_map_file(const char *path, uint64_t size, void **memory, uint64_t *mapped);
 void bb_unmap(struct bb *box);
+/* What this process forks from now on does not have the mapping. A device's memory is mapped anew by every fork. */
+void bb_keep_from_children(const struct bb *box);
 
 /*
  * Append one record, given in two parts (the second may be empty). Returns 0, or -ENOSPC, counted in head->lost. Events

@@ -319,6 +319,11 @@ pid_t cell_child(const struct cell *c, const char *comm)
 	return pid;
 }
 
+void cell_fork_without_record(void)
+{
+	bb_keep_from_children(events_to);
+}
+
 int cell_wait(const struct cell *c, const char *comm, pid_t pid)
 {
 	int rc, status;
