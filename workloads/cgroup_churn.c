@@ -382,19 +382,17 @@ static int pin_prepare(const struct churn *c)
 	return fd < 0 && c->opts->pin == PIN_FILE ? -errno : fd;
 }
 
-/* By the worker, when the task has ended: hold what it made. Nobody closes it before the worker ends. */
+/* By the worker, when the task has ended: open what it made, where that is the pin. */
 static int pin_hold(const struct churn *c, uint64_t n)
 {
+	static int last; /* neither it nor those before are closed until the worker ends */
 	char path[PATH_MAX];
-	int fd;
 
 	if (c->opts->pin != PIN_DENTRY)
 		return 0;
 	pin_path(c, n, path, sizeof(path));
-	fd = open(path, O_RDONLY | O_CLOEXEC);
-	if (fd < 0 || unlink(path) < 0)
-		return -errno;
-	return 0;
+	last = open(path, O_RDONLY | O_CLOEXEC);
+	return last < 0 || unlink(path) < 0 ? -errno : 0;
 }
 
 /* --- Tasks --- */
