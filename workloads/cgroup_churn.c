@@ -20,6 +20,7 @@
 #include "run/facts.h"
 #include "run/undo.h"
 #include "run/workload.h"
+#include "workloads/kmem_mitigations.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -123,26 +124,7 @@ static const struct opt churn_options[] = {
 #define RECLAIM_KNOB "cgroup_churn.reclaim"
 
 static const struct mitigation churn_mitigations[] = {
-	{
-		.name = "kmem-accounting",
-		.summary = "kernel memory is charged to groups, at less cost than with one set of caches a group",
-		.seed = "002",
-		.knobs = { { "boot cgroup.memory", NULL } },
-		.boot = "cgroup.memory",
-		.off = "nokmem",
-		.on = "default",
-		.value_help = "a value of the kernel parameter cgroup.memory",
-	},
-	{
-		.name = "slab-sharing",
-		.summary = "groups share slab pages: no set of caches for each group",
-		.seed = "002",
-		.knobs = { { "kernel.memcg_deactivate_kmem_caches", NULL } },
-		.gone = "memcg_deactivate_kmem_caches",
-		.off = "present",
-		.on = "absent",
-		.since = "Linux 5.9",
-	},
+	KMEM_MITIGATIONS,
 	{
 		.name = "cpu-partial",
 		.summary = "processors keep no partly used slabs of dentries for themselves",

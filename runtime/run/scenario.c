@@ -78,11 +78,21 @@ static int copy(char *to, size_t size, const char *from, const char *what, char 
 	return 0;
 }
 
+/* Does one of the workloads before the n-th show a mitigation of that name? It is one and the same. */
+static bool shown_before(const struct scenario *s, size_t n, const char *name)
+{
+	for (size_t w = 0; w < n; w++)
+		for (const struct mitigation *m = s->workloads[w].workload->mitigations; m && m->name; m++)
+			if (strcmp(m->name, name) == 0)
+				return true;
+	return false;
+}
+
 const struct mitigation *scenario_mitigation(const struct scenario *s, size_t i)
 {
 	for (size_t w = 0; w < s->n_workloads; w++)
 		for (const struct mitigation *m = s->workloads[w].workload->mitigations; m && m->name; m++)
-			if (i-- == 0)
+			if (!shown_before(s, w, m->name) && i-- == 0)
 				return m;
 	return NULL;
 }
