@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, effects, shrink, slabs, stats, tables
+from reports import analysis, charts, effects, peaks, shrink, slabs, stats, tables
 from reports.analysis import Column, Comparison
 from reports.model import Cell, Event, num, text
 from reports.published import published
@@ -161,6 +161,16 @@ def _place(column: Column, cell: Cell) -> str:
     return column.label + analysis.repeat_words(column, cell)
 
 
+def findings(comparison: Comparison) -> list[tuple[int, str, list[str]]]:
+    """Of each cell that has any: its colour and name, and what its workloads found out."""
+    return [
+        (column.colour, _place(column, cell), [f"{seconds(t)}: {words}" for t, words in found])
+        for column in comparison.columns
+        for cell in column.cells
+        if (found := cell.findings())
+    ]
+
+
 def victims(comparison: Comparison) -> list[VictimRow]:
     """Every task that was killed, in order of time within its cell."""
     rows = []
@@ -248,6 +258,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "mitigations": tables.mitigations(comparison),
         "differing": differing,
         "pinned": pinned,
+        "findings": findings(comparison),
+        "peaks": peaks.table(comparison),
         "victims": victims(comparison),
         "detectors": tables.detectors(comparison),
         "workers": tables.workers(comparison),

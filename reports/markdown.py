@@ -83,6 +83,14 @@ def render(comparison: Comparison) -> str:
         head = ["arm", "cell", "held before", "after", "given back", "as counted", "at least"]
         head += ["exactly, of before", "exactly, of after", "bound"]
         lines += ["## Slab, exactly", "", *_table(head, [[escape(value) for value in row.totals] for row in shrunk])]
+    found_out = [
+        f"- {escape(column.label)}, {escape(cell.name)}: {escape(words)}"
+        for column in comparison.columns
+        for cell in column.cells
+        for _, words in cell.findings()
+    ]
+    if found_out:
+        lines += ["## What the workloads found out", "", *found_out, ""]
     losses = tables.other_losses(comparison) + [
         f"{row.cell}: {', '.join(row.notes)}" for row in tables.losses(comparison) if row.notes
     ]

@@ -215,6 +215,11 @@ class Cell:
             return ""
         return f"the counts of OOM kills do not agree: {text(oom.get('why')) or 'the record does not say why'}"
 
+    def findings(self) -> list[tuple[float | None, str]]:
+        """What the workloads found out that is no figure."""
+        listed = [obj(finding) for finding in seq(self.data.get("findings"))]
+        return [(num(finding.get("t")), words) for finding in listed if (words := text(finding.get("text")))]
+
     def victims(self) -> list[dict[str, Any]]:
         """Tasks killed: the cell's own list, else what the classified log says."""
         listed = [obj(victim) for victim in seq(self.data.get("victims"))]

@@ -238,6 +238,24 @@ static void what_is_in_the_kernel_for_good_has_no_arms(void **state)
 	assert_non_null(strstr(err, "crypt-workqueue"));
 }
 
+static void two_workloads_may_show_the_same_mitigation(void **state)
+{
+	const struct mitigation *m;
+	struct arm arm;
+	unsigned times = 0;
+
+	(void)state;
+	assert_int_equal(parse("[scenario]\n[cgroup-churn]\n[build-load]\n"), 0);
+	for (size_t i = 0; (m = scenario_mitigation(&s, i)); i++)
+		times += strcmp(m->name, "kmem-accounting") == 0;
+	assert_int_equal(times, 1);
+	assert_int_equal(scenario_arm(&s, "without-kmem-accounting", &arm, err, sizeof(err)), 0);
+	times = 0;
+	for (size_t i = 0; i < arm.n_settings; i++)
+		times += arm.settings[i].mitigation && strcmp(arm.settings[i].value, "nokmem") == 0;
+	assert_int_equal(times, 1);
+}
+
 static void set_changes_one_option_or_says_why_not(void **state)
 {
 	static const char *const bad[] = {
@@ -314,6 +332,7 @@ int main(void)
 		cmocka_unit_test(arms_switch_mitigations),
 		cmocka_unit_test(a_mitigation_may_be_an_option_of_its_workload),
 		cmocka_unit_test(what_is_in_the_kernel_for_good_has_no_arms),
+		cmocka_unit_test(two_workloads_may_show_the_same_mitigation),
 		cmocka_unit_test(set_changes_one_option_or_says_why_not),
 		cmocka_unit_test(a_specification_survives_the_way_to_the_guest),
 	};

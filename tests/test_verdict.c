@@ -485,6 +485,11 @@ static void harness_events_are_kept(void **state)
 	assert_string_equal(facts_device(&f, "swap"), "dm-0");
 	assert_null(facts_device(&f, "dm-0"));
 	facts_free(&f);
+	read_facts("", BEGIN HARNESS("9.0", "finding", "", "kmem-checks: kmem_basic held") END);
+	assert_int_equal(json_array_size(f.findings), 1);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(f.findings, 0), "text")),
+			    "kmem-checks: kmem_basic held");
+	facts_free(&f);
 	read_facts("", BEGIN HARNESS("9.0", "exit", "\"role\":\"workload\",\"status\":137,", "")
 			       KILL("9.1", "fio", "workload"));
 	assert_true(f.workload_killed);

@@ -744,13 +744,14 @@ static int look_for_leaks(struct cell *c, int64_t begin)
 	const struct churn_opts *o = c->opts;
 	int64_t deadline = clock_ns() + RETURN_MS * NS_PER_MS;
 	uint64_t dying = 0, bytes, left[N_LEVELS] = { 0 };
-	int err = drop_caches();
+	char levels_text[160];
+	int err = c->alone ? drop_caches() : 0;
 	bool back = false;
 
 	while (!err && !back && clock_ns() < deadline && clock_ns() < c->deadline_ns) {
 		clock_sleep_ms(SETTLE_MS);
 		err = await_freed(0, &dying);
-		back = !err && returned(o, dying, left);
+		back = !err && (c->alone ? returned(o, dying, left) : !dying);
 	}
 	if (err) {
 		cell_fail(c, "looking for leaks: %s", strerror(-err));
@@ -758,17 +759,18 @@ static int look_for_leaks(struct cell *c, int64_t begin)
 	}
 	cell_metric_u64(c, "dying_leaked", dying);
 	for (size_t i = 0; i < N_LEVELS; i++)
-		if (start_kib[i])
+		if (c->alone && start_kib[i])
 			cell_metric_u64(c, levels[i].metric, left[i]);
 	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
 		cell_metric_u64(c, "memory_left_kib", bytes / 1024);
 	if (back)
 		cell_metric_fixed(c, "returned_s", (clock_ns() - begin) / NS_PER_MS, 3);
-	else
-		cell_event("left-over",
-			   "%.1f s after the last group: %" PRIu64 " dying, slab %" PRIu64 ", per-CPU %" PRIu64
-			   ", stacks %" PRIu64 " KiB above the level of before (%" PRIu64 " KiB allowed)",
-			   (double)(clock_ns() - begin) / NS_PER_S, dying, left[0], left[1], left[2], o->leak_kib);
+	snprintf(levels_text, sizeof(levels_text),
+		 ", slab %" PRIu64 ", per-CPU %" PRIu64 ", stacks %" PRIu64
+		 " KiB above the level of before the first (%" PRIu64 " KiB allowed)",
+		 left[0], left[1], left[2], o->leak_kib);
+	cell_finding(c, "%s %.1f s after the last group: %" PRIu64 " dying%s", back ? "nothing left over" : "left over",
+		     (double)(clock_ns() - begin) / NS_PER_S, dying, c->alone ? levels_text : "");
 	return 0;
 }
 

@@ -205,7 +205,7 @@ static void tell_way(const struct cell *c, enum way way, double rates[N_WAYS][MA
 
 	for (uint64_t i = 0; i < rounds; i++) {
 		if (rates[way][i] < 0) {
-			cell_event("absent", "%s: not here, or no group was done", ways[way].name);
+			cell_finding(c, "%s: not here, or no group was done", ways[way].name);
 			return;
 		}
 		ratios[i] = rates[RAW][i] / rates[way][i];

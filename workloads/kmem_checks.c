@@ -350,7 +350,7 @@ static int run(struct cell *c)
 		}
 		result = checks[i].fn(c, values, sizeof(values));
 		held += result == HELD;
-		cell_event("assertion", "%s %s: %s", checks[i].name, words[result], values);
+		cell_finding(c, "%s %s: %s", checks[i].name, words[result], values);
 		if (result == FAILED)
 			cell_corrupt(c, "%s does not hold: %s", checks[i].name, values);
 		if (result != NOT_DECIDED)

@@ -115,6 +115,17 @@ void cell_fail(const struct cell *c, const char *fmt, ...)
 	va_end(ap);
 }
 
+void cell_finding(const struct cell *c, const char *fmt, ...)
+{
+	char text[1024];
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	cell_event("finding", "%s: %s", c->workload->name, text);
+}
+
 void cell_skip(const struct cell *c, const char *fmt, ...)
 {
 	va_list ap;
@@ -651,6 +662,7 @@ static int set_up(struct cell_run *r, const char *work_dir)
 			.workload = w->workload,
 			.opts = w->opts,
 			.run_id = s->run_id,
+			.alone = s->n_workloads == 1,
 			.scratch = s->scratch,
 			.scratch_start = w->start_sector,
 			.scratch_sectors = w->sectors,

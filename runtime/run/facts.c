@@ -671,6 +671,8 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 		keep_text(f->corrupt_text, sizeof(f->corrupt_text), e);
 	} else if (strcmp(kind, "fail") == 0) {
 		keep_text(f->fail_text, sizeof(f->fail_text), e);
+	} else if (strcmp(kind, "finding") == 0) {
+		json_array_append_new(f->findings, json_pack("{s:f, s:s}", "t", t, "text", string(e, "raw")));
 	} else if (strcmp(kind, "skip") == 0) {
 		keep_text(f->skip_text, sizeof(f->skip_text), e);
 	} else if (strcmp(kind, "verify") == 0) {
@@ -770,6 +772,7 @@ int facts_read(struct facts *f, const char *cell_dir, const char *const *caches,
 	f->devices = json_object();
 	f->phases = json_array();
 	f->victims = json_array();
+	f->findings = json_array();
 	for (; caches && *caches && f->n_caches < FACTS_MAX_CACHES; caches++)
 		f->caches[f->n_caches++].name = *caches;
 	/* The events first: they say what the samples' figures mean, and when the load was over. */
@@ -787,6 +790,7 @@ void facts_free(struct facts *f)
 	json_decref(f->devices);
 	json_decref(f->phases);
 	json_decref(f->victims);
+	json_decref(f->findings);
 	json_decref(f->slack);
 	free(f->points);
 }

@@ -122,6 +122,7 @@ struct facts {
 	json_t *devices;     /* object: what a workload calls it -> the kernel's name; owned */
 	json_t *phases;	     /* array of {name, t}; owned */
 	json_t *victims;     /* array; owned */
+	json_t *findings;    /* array of {t, text}: what workloads found out; owned */
 };
 
 /* How many tasks the OOM killer killed, and whether all who count them agree. */

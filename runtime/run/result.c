@@ -599,6 +599,7 @@ int result_write(const char *cell_dir, const struct bb *box, const struct result
 	json_object_set_new(cell, "metrics", metrics.values);
 	json_object_set_new(cell, "units", metrics.units);
 	json_object_set(cell, "victims", f.victims);
+	json_object_set(cell, "findings", f.findings);
 	json_object_set_new(cell, "oom", oom_json(&f));
 	json_object_set_new(cell, "detectors", detectors_json(&f, &config, x->spec, extracted.kmsg_records));
 	json_object_set_new(cell, "watch", watch_json(caches));

@@ -540,6 +540,24 @@ static void print_json(const struct run *r, int code)
 	fwrite(text, 1, len, stdout);
 }
 
+/* What the workloads found out, below the verdict. */
+static void tell_findings(const struct run *r, const struct planned_cell *c)
+{
+	char path[PATH_MAX];
+	json_t *cell, *finding;
+	size_t i;
+
+	snprintf(path, sizeof(path), "%s/cells/%s/cell.json", r->dir, c->name);
+	cell = json_load_file(path, 0, NULL);
+	json_array_foreach (json_object_get(cell, "findings"), i, finding) {
+		const char *text = json_string_value(json_object_get(finding, "text"));
+
+		if (text)
+			log_info("    %s", text);
+	}
+	json_decref(cell);
+}
+
 static void print_summary(const struct run *r)
 {
 	printf("\n%s on %s (%s)\n", r->scenario.name, r->kernel.version, r->accel.name);
@@ -613,9 +631,11 @@ int run_walk(struct run *r)
 		rc = run_one(r, &r->plan[i], &progress);
 		spent_s += (double)(clock_ns() - begin) / 1e9;
 		progress.typical_s = spent_s / ++ran;
-		if (!rc)
-			log_info("[%zu/%zu] %s: %s: %s", i + 1, r->n_cells, r->plan[i].name,
-				 verdict_name(r->plan[i].verdict), r->plan[i].reason);
+		if (rc)
+			continue;
+		log_info("[%zu/%zu] %s: %s: %s", i + 1, r->n_cells, r->plan[i].name, verdict_name(r->plan[i].verdict),
+			 r->plan[i].reason);
+		tell_findings(r, &r->plan[i]);
 	}
 	code = rc ? rc : interrupted ? EXIT_INTERRUPTED : exit_code(r);
 	journal_write(r->dir, "run-end", rc || interrupted ? cut : complete);

@@ -30,6 +30,7 @@ struct cell {
 	const char *work_dir;	  /* where tools write; every file in it ends in the record's tools/ */
 	uint64_t seed;
 	int64_t deadline_ns; /* CLOCK_MONOTONIC at which the present hook is ended */
+	bool alone;	     /* no other workload is in this cell: figures of the machine are of this one */
 	bool run_ok;	     /* for verify(): run() came to its end and returned 0 */
 };
 
@@ -136,6 +137,11 @@ void cell_metric_bool(const struct cell *c, const char *name, bool value);
 void cell_metric_fixed(const struct cell *c, const char *name, int64_t value, unsigned decimals);
 /* A harness event with a text. */
 void cell_event(const char *kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/*
+ * Something that was found out and is no figure: whether an assertion holds, with the values; what was left over. It
+ * stands in the record's `findings`, on the terminal when the cell has ended, and in the report.
+ */
+void cell_finding(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* setup() is about to return an error because a need that the workload declares is not met: the cell is `skipped`. */
 void cell_skip(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The kernel's name ("dm-0") of the block device with which the workload does this, for the record: "swap". */
