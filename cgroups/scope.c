@@ -45,16 +45,39 @@ int scope_init(void)
 	return to_errno(cgroup_init());
 }
 
-int scope_create(const char *group)
+/* libcgroup switches the controllers on in every group on the way down to this one. */
+static int create(const char *group, const char *const *controllers)
 {
 	struct cgroup *cg = cgroup_new_cgroup(group);
-	int err;
+	int err = 0;
 
 	if (!cg)
 		return -ENOMEM;
-	err = cgroup_add_controller(cg, "memory") ? to_errno(cgroup_create_cgroup(cg, 1)) : -ENOMEM;
+	for (; !err && *controllers; controllers++)
+		err = cgroup_add_controller(cg, *controllers) ? 0 : -ENOMEM;
+	if (!err)
+		err = to_errno(cgroup_create_cgroup(cg, 1));
 	cgroup_free(&cg);
 	return err;
+}
+
+int scope_create(const char *group)
+{
+	return create(group, (const char *const[]){ "memory", NULL });
+}
+
+int scope_enable(const char *group, const char *const *controllers)
+{
+	char below[256] = "";
+	size_t len = 0;
+	int err = create(group, controllers);
+
+	for (; !err && *controllers; controllers++) {
+		len += (size_t)snprintf(below + len, sizeof(below) - len, "+%s ", *controllers);
+		if (len >= sizeof(below))
+			err = -E2BIG;
+	}
+	return err ? err : scope_set(group, "cgroup.subtree_control", below);
 }
 
 int scope_attach(const char *group, pid_t pid)

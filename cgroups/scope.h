@@ -17,6 +17,8 @@
 int scope_init(void);
 /* Make a group with the memory controller; one that is there already is taken as it is. */
 int scope_create(const char *group);
+/* Let the groups below it have these controllers (NULL ends them). It must be empty. */
+int scope_enable(const char *group, const char *const *controllers);
 int scope_attach(const char *group, pid_t pid);
 /* fork(2), the child being in the group from its first moment (CLONE_INTO_CGROUP, since Linux 5.7). -1 with errno. */
 pid_t scope_fork(const char *group);

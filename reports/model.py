@@ -368,7 +368,7 @@ def _take_groups(samples: Samples, t: float, sample: dict[str, Any]) -> None:
     for group, figures in groups.items():
         if group not in samples.groups and len(samples.groups) >= MAX_GROUPS:
             continue
-        for name in ("kernel", "slab", "nr_dying_descendants"):
+        for name in ("kernel", "slab", "nr_dying_descendants", "nr_descendants"):
             value = num(obj(figures).get(name))
             if value is not None and value >= 0:
                 samples.groups.setdefault(group, {}).setdefault(name, Series()).add(t, value)

@@ -228,7 +228,11 @@ def cgroups(comparison: Comparison) -> Figure | None:
         for group in _groups_that_matter(comparison)
     ]
     if _largest(comparison, "/", ("nr_dying_descendants",)) > 0:
-        dying = [("solid", "dying", _group("/", "nr_dying_descendants"))]
-        strips.append(_strip(comparison, "Cgroups removed and not freed (dying), in all", "cgroups", dying))
+        curves = [
+            ("solid", "dying", _group("/", "nr_dying_descendants")),
+            ("dot", "living", _group("/", "nr_descendants")),
+        ]
+        title = "Cgroups, in all: removed and not freed (dying) solid, living dotted"
+        strips.append(_strip(comparison, title, "cgroups", curves))
     strips = [strip for strip in strips if strip.series]
     return _figure(comparison, strips, GROUP_PANEL_PX) if strips else None

@@ -300,9 +300,31 @@ static void this_kernels_files_parse(void **state)
 	}
 }
 
+static void one_number_is_a_member(void **state)
+{
+	static const char *const texts_of[] = { "4096\n", "", "\n", "max\n", "12" };
+	static const bool there[] = { true, false, false, false, true };
+	char buf[256];
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(there) / sizeof(there[0]); i++) {
+		struct jsonw j;
+		json_t *parsed;
+
+		jsonw_init(&j, buf, sizeof(buf));
+		jsonw_object(&j, NULL);
+		source_number(&j, "current", texts_of[i], strlen(texts_of[i]));
+		jsonw_object_end(&j);
+		parsed = parse(&j);
+		assert_int_equal(json_object_get(parsed, "current") != NULL, there[i]);
+		json_decref(parsed);
+	}
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(one_number_is_a_member),
 		cmocka_unit_test(samples_hold_what_the_files_say),
 		cmocka_unit_test(a_truncated_file_gives_fewer_figures_never_wrong_ones),
 		cmocka_unit_test(hostile_text_is_survived),

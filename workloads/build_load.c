@@ -13,7 +13,6 @@
 #include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
-#include "run/undo.h"
 #include "run/workload.h"
 #include "workloads/kmem_mitigations.h"
 
@@ -317,15 +316,10 @@ static void watch(const struct cell *c, pid_t pid, uint64_t peaks[N_LOOKS])
 
 static int setup(struct cell *c)
 {
-	int err = undo_note("cgroup-tree", BUILD_GROUP, NULL);
-
-	if (!err)
-		err = scope_create(BUILD_GROUP);
-	if (err)
-		cell_fail(c, "cgroup %s: %s", BUILD_GROUP, strerror(-err));
+	(void)c;
 	if (sysfile_read_key("/proc/meminfo", "Slab", &slab_before_kib))
 		slab_before_kib = 0;
-	return err;
+	return 0;
 }
 
 static int run(struct cell *c)
@@ -377,6 +371,7 @@ static const struct workload build_load = {
 	.summary = "what a compilation does to the memory of its group, with the peaks in a table",
 	.exercises =
 		(const char *const[]){ "memcg_slab_post_alloc_hook", "obj_cgroup_charge", "d_alloc_parallel", NULL },
+	.group = BUILD_GROUP,
 	.opts = build_options,
 	.opts_size = sizeof(struct build_opts),
 	.mitigations = build_mitigations,

@@ -5,9 +5,6 @@
  * Each worker makes a group, lets tasks in it have kernel memory charged to it, keeps so many groups alive at a time
  * and removes the oldest. What is pinned beyond a group's life keeps it dying: removed, and not freed (seed 002).
  *
- * The groups are made beside those of the cell, below headroom/churn, because a group with processes of its own can
- * have no groups with controllers below it. All of it is in the undo log as one tree.
- *
  * Is anything left when all groups are gone? verify() gives the kernel its time, then has it drop what it only keeps
  * because nobody needed the room, and compares with the levels of before the first group.
  */
@@ -18,7 +15,6 @@
 #include "cgroups/kmem.h"
 #include "cgroups/scope.h"
 #include "run/facts.h"
-#include "run/undo.h"
 #include "run/workload.h"
 #include "workloads/kmem_mitigations.h"
 
@@ -70,7 +66,7 @@ static const char *const controller_choices[] = { "none", "memory", "all", NULL 
 static const char *const entry_choices[] = { "attach", "clone", NULL };
 static const char *const pin_choices[] = { "file", "dentry", "cache", NULL };
 static const char *const reclaim_choices[] = { "none", "memory.reclaim", "drop", NULL };
-static const char *const controllers_on[] = { NULL, "+memory", "+memory +pids +cpu +io" };
+static const char *const controllers_on[][5] = { { NULL }, { "memory" }, { "memory", "pids", "cpu", "io" } };
 
 #define FIELD(name) offsetof(struct churn_opts, name)
 static const struct opt churn_options[] = {
@@ -259,15 +255,15 @@ static void name_group(const struct churn *c, uint64_t n, uint64_t depth, char *
 
 static int make_group(const struct churn *c, uint64_t n)
 {
-	const char *on = controllers_on[c->opts->controllers];
+	const char *const *on = controllers_on[c->opts->controllers];
 	char name[PATH_MAX];
 	int err = 0;
 
 	for (uint64_t depth = 1; !err && depth <= c->opts->depth; depth++) {
 		name_group(c, n, depth, name, sizeof(name));
 		err = make_one(c, name);
-		if (!err && on && depth < c->opts->depth)
-			err = scope_set(name, "cgroup.subtree_control", on);
+		if (!err && *on && depth < c->opts->depth)
+			err = scope_enable(name, on);
 	}
 	if (err)
 		cell_fail(c->cell, "make group %s: %s", name, strerror(-err));
@@ -634,12 +630,9 @@ static uint64_t scratch_sectors(const void *opts, uint64_t memory_mib)
 static int setup(struct cell *c)
 {
 	const struct churn_opts *o = c->opts;
-	int err = undo_note("cgroup-tree", CHURN_GROUP, NULL);
+	const char *const *on = controllers_on[o->controllers];
+	int err = *on ? scope_enable(CHURN_GROUP, on) : 0;
 
-	if (!err)
-		err = scope_create(CHURN_GROUP);
-	if (!err && controllers_on[o->controllers])
-		err = scope_set(CHURN_GROUP, "cgroup.subtree_control", controllers_on[o->controllers]);
 	if (err) {
 		cell_fail(c, "cgroup %s: %s", CHURN_GROUP, strerror(-err));
 		return err;
@@ -815,6 +808,7 @@ static const struct workload cgroup_churn = {
 	.summary = "cgroups come and go, with kernel memory charged to them, some of it pinned beyond their life",
 	.exercises = (const char *const[]){ "cgroup_mkdir", "cgroup_rmdir", "mem_cgroup_css_offline",
 					    "memcg_reparent_objcgs", "memcg_slab_post_alloc_hook", NULL },
+	.group = CHURN_GROUP,
 	.opts = churn_options,
 	.opts_size = sizeof(struct churn_opts),
 	.mitigations = churn_mitigations,

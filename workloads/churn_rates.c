@@ -10,7 +10,6 @@
 #include "base/clock.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
-#include "run/undo.h"
 #include "run/workload.h"
 
 #include <errno.h>
@@ -218,12 +217,7 @@ static void tell_way(const struct cell *c, enum way way, double rates[N_WAYS][MA
 
 static int setup(struct cell *c)
 {
-	int err = undo_note("cgroup-tree", RATES_GROUP, NULL);
-
-	if (!err)
-		err = scope_create(RATES_GROUP);
-	if (!err)
-		err = scope_set(RATES_GROUP, "cgroup.subtree_control", "+memory");
+	int err = scope_enable(RATES_GROUP, (const char *const[]){ "memory", NULL });
 	if (err)
 		cell_fail(c, "cgroup %s: %s", RATES_GROUP, strerror(-err));
 	return err;
@@ -257,6 +251,7 @@ static const struct workload churn_rates = {
 	.summary = "how fast groups can be made and removed: by us, by libcgroup, and by what others use",
 	.programs = (const char *const[]){ "cgcreate?", "cgdelete?", "stress-ng", NULL },
 	.exercises = (const char *const[]){ "cgroup_mkdir", "cgroup_rmdir", NULL },
+	.group = RATES_GROUP,
 	.opts = rates_options,
 	.opts_size = sizeof(struct rates_opts),
 	.metrics = rates_metrics,

@@ -80,7 +80,7 @@ struct task {
 	unsigned look; /* that last saw it */
 };
 
-enum { MEMORY_STAT, MEMORY_EVENTS, CGROUP_STAT, N_GROUP_FILES };
+enum { MEMORY_STAT, MEMORY_EVENTS, CGROUP_STAT, MEMORY_CURRENT, MEMORY_PRESSURE, N_GROUP_FILES };
 
 /* All of the recorder's state. One instance, in the recorder's process, locked in memory. */
 static struct {
@@ -524,7 +524,13 @@ static void group_status(struct jsonw *j, int number)
 		int fd = rec.group_files[number][i];
 		ssize_t n = fd < 0 ? -1 : pread(fd, rec.stat, sizeof(rec.stat), 0);
 
-		if (n > 0)
+		if (n <= 0)
+			continue;
+		if (i == MEMORY_CURRENT)
+			source_number(j, "current", rec.stat, (size_t)n);
+		else if (i == MEMORY_PRESSURE)
+			source_pressure(j, "pressure", rec.stat, (size_t)n);
+		else
 			source_cgroup(j, rec.stat, (size_t)n);
 	}
 	jsonw_object_end(j);
@@ -742,7 +748,8 @@ static void *aside_thread(void *arg)
 
 static void open_groups(void)
 {
-	static const char *const names[N_GROUP_FILES] = { "memory.stat", "memory.events", "cgroup.stat" };
+	static const char *const names[N_GROUP_FILES] = { "memory.stat", "memory.events", "cgroup.stat",
+							  "memory.current", "memory.pressure" };
 	char path[PATH_MAX];
 
 	for (int i = 0; i < RECORDER_MAX_GROUPS && rec.config.groups[i].name; i++) {

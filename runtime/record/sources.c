@@ -307,6 +307,15 @@ void source_cgroup(struct jsonw *j, const char *text, size_t len)
 	}
 }
 
+void source_number(struct jsonw *j, const char *name, const char *text, size_t len)
+{
+	struct span all = { text, text + len }, line;
+	uint64_t value;
+
+	if (next_line(&all, &line) && next_u64(&line, &value))
+		jsonw_u64(j, name, value);
+}
+
 static bool skip_words(struct span *line, int n)
 {
 	struct span word;

@@ -30,6 +30,8 @@ void source_slabinfo(struct jsonw *j, const char *name, const char *text, size_t
  * those that speak about kernel memory, kills and dying groups, under the kernel's names and in its units (bytes).
  */
 void source_cgroup(struct jsonw *j, const char *text, size_t len);
+/* A file that is one number, as member NAME. */
+void source_number(struct jsonw *j, const char *name, const char *text, size_t len);
 /* What /proc/PID/stat says of a task. */
 struct task_stat {
 	char name[64]; /* as long as the kernel's own buffer for it (do_task_stat(), fs/proc/array.c) */

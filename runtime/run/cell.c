@@ -603,14 +603,14 @@ static void look_at_kernel(const struct workload *w)
 	}
 }
 
-static int make_group(const char *role)
+/* `undo`: what takes it away again. */
+static int make_group(const char *group, const char *undo)
 {
-	char group[64], path[PATH_MAX];
+	char path[PATH_MAX];
 	int err;
 
-	snprintf(group, sizeof(group), role ? CGROUP_PARENT "/%s" : CGROUP_PARENT, role);
 	scope_path(group, path, sizeof(path));
-	err = undo_note("cgroup", path, NULL);
+	err = undo_note(undo, strcmp(undo, "cgroup") == 0 ? path : group, NULL);
 	if (!err)
 		err = scope_create(group);
 	if (err)
@@ -618,15 +618,19 @@ static int make_group(const char *role)
 	return err;
 }
 
-static int make_groups(void)
+static int make_groups(const struct spec *s)
 {
-	static const char *const roles[] = { NULL, ROLE_WORKLOAD, ROLE_BYSTANDER, ROLE_HARNESS };
+	static const char *const groups[] = { CGROUP_PARENT, CGROUP_PARENT "/" ROLE_WORKLOAD,
+					      CGROUP_PARENT "/" ROLE_BYSTANDER, CGROUP_PARENT "/" ROLE_HARNESS };
 	int err = scope_init();
 
 	if (err)
 		cell_event("fail", "cgroup v2: %s", strerror(-err));
-	for (size_t i = 0; !err && i < sizeof(roles) / sizeof(roles[0]); i++)
-		err = make_group(roles[i]);
+	for (size_t i = 0; !err && i < sizeof(groups) / sizeof(groups[0]); i++)
+		err = make_group(groups[i], "cgroup");
+	for (size_t i = 0; !err && i < s->n_workloads; i++)
+		if (s->workloads[i].workload->group)
+			err = make_group(s->workloads[i].workload->group, "cgroup-tree");
 	return err;
 }
 
@@ -645,7 +649,7 @@ static int load_modules(const struct workload *w)
 static int set_up(struct cell_run *r, const char *work_dir)
 {
 	const struct spec *s = r->spec;
-	int err = make_groups();
+	int err = make_groups(s);
 
 	for (size_t i = 0; !err && i < s->n_workloads; i++)
 		err = load_modules(s->workloads[i].workload);
@@ -676,16 +680,23 @@ static int set_up(struct cell_run *r, const char *work_dir)
 }
 
 /* All groups of the cell together and each alone; the root is the one that knows of all the dying. */
-static void watch_groups(struct recorder_config *config)
+static void watch_groups(struct recorder_config *config, const struct spec *spec)
 {
-	static const char *const names[] = { "/", "/" CGROUP_PARENT, "/" CGROUP_PARENT "/" ROLE_WORKLOAD,
-					     "/" CGROUP_PARENT "/" ROLE_BYSTANDER, "/" CGROUP_PARENT "/" ROLE_HARNESS };
-	enum { N = sizeof(names) / sizeof(names[0]) };
-	static char dirs[N][PATH_MAX];
+	static const char *const always[] = { "", CGROUP_PARENT, CGROUP_PARENT "/" ROLE_WORKLOAD,
+					      CGROUP_PARENT "/" ROLE_BYSTANDER, CGROUP_PARENT "/" ROLE_HARNESS };
+	static char names[RECORDER_MAX_GROUPS][64], dirs[RECORDER_MAX_GROUPS][PATH_MAX];
+	const size_t n_always = sizeof(always) / sizeof(always[0]);
+	size_t n = 0;
 
-	for (size_t i = 0; i < N; i++) {
-		scope_path(names[i] + 1, dirs[i], sizeof(dirs[i]));
-		config->groups[i] = (struct recorder_group){ .name = names[i], .dir = dirs[i] };
+	for (size_t i = 0; i < n_always + spec->n_workloads && n < RECORDER_MAX_GROUPS; i++) {
+		const char *group = i < n_always ? always[i] : spec->workloads[i - n_always].workload->group;
+
+		if (!group)
+			continue;
+		snprintf(names[n], sizeof(names[n]), "/%s", group);
+		scope_path(group, dirs[n], sizeof(dirs[n]));
+		config->groups[n] = (struct recorder_group){ .name = names[n], .dir = dirs[n] };
+		n++;
 	}
 }
 
@@ -720,7 +731,7 @@ static int start_recorder(struct cell_run *r)
 	unsigned n = 0;
 	int err;
 
-	watch_groups(&config);
+	watch_groups(&config, r->spec);
 	watch_threads(&config, r->spec);
 
 	for (size_t i = 0; i < r->spec->n_workloads; i++) {

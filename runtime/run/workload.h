@@ -90,6 +90,12 @@ struct workload {
 	const char *const *programs;	 /* programs it runs; "name?" where it can do without */
 	const char *const *watch_caches; /* slab caches whose curves tell its story */
 	const char *const *exercises;	 /* kernel code it claims to hit */
+	/*
+	 * A cgroup ("headroom/churn") for groups of its own, beside that of its processes, which as it has members can
+	 * have no groups with controllers below it. It is there for setup(), is recorded, and goes with all that was
+	 * made in it. NULL: none.
+	 */
+	const char *group;
 	/* Kernel threads whose CPU time is recorded, by how their names begin; for a kworker its work queue's. */
 	const char *const *watch_threads;
 	const struct opt *opts;

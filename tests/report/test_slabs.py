@@ -184,7 +184,7 @@ def test_cgroups(pair, compared):
         "<b>/: kernel memory solid, slab dotted, MiB</b>",
         "<b>/headroom/workload: kernel memory solid, slab dotted, MiB</b>",
         "<b>/headroom/bystander: kernel memory solid, slab dotted, MiB</b>",
-        "<b>Cgroups removed and not freed (dying), in all</b>",
+        "<b>Cgroups, in all: removed and not freed (dying) solid, living dotted</b>",
     ], "a group that was charged nothing has no strip"
     assert len(curves(figure, "MiB kernel")) == 6 and max(curves(figure, "cgroups dying")[0]["y"]) == 3
 
