@@ -33,18 +33,19 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define CHURN_GROUP  CGROUP_PARENT "/churn"
-#define MAX_WORKERS  64
-#define MAX_TASKS    1000
-#define MAX_LIVE     4096
-#define RMDIR_MS     5000 /* a group is busy until its last task is reaped; more is a finding */
-#define SETTLE_MS    100
-#define RETURN_MS    10000 /* after the drop: what is freed by RCU and by work items */
-#define RECLAIM_MS   250
-#define RECLAIM_NAME "hr-reclaim"
-#define MANY_LIVE    100       /* below that many, what a group takes is lost in what else the machine does */
-#define MAX_FDS	     (1 << 20) /* as many as the kernel allows by default (fs.nr_open) */
-#define PAGE	     4096
+#define CHURN_GROUP    CGROUP_PARENT "/churn"
+#define MAX_WORKERS    64
+#define MAX_TASKS      1000
+#define MAX_LIVE       4096
+#define RMDIR_MS       5000 /* a group is busy until its last task is reaped; more is a finding */
+#define SETTLE_MS      100
+#define RETURN_MS      10000 /* after the drop: what is freed by RCU and by work items */
+#define RECLAIM_MS     250
+#define RECLAIM_MAX_MS 8000
+#define RECLAIM_NAME   "hr-reclaim"
+#define MANY_LIVE      100	 /* below that many, what a group takes is lost in what else the machine does */
+#define MAX_FDS	       (1 << 20) /* as many as the kernel allows by default (fs.nr_open) */
+#define PAGE	       4096
 #define STACK_BYTES                                                                                                    \
 	(64 * 1024) /* of a thread that only makes system calls: a thousand of the usual 8 MiB would be a load */
 
@@ -108,7 +109,8 @@ static const struct opt churn_options[] = {
 	  "what that is: a page in an anonymous file that somebody else holds, a dentry with its inode that somebody "
 	  "else has opened, or a page of a disk in the page cache, which reclaim can take" },
 	{ "reclaim", OPT_ENUM, FIELD(reclaim), "none", 0, 0, reclaim_choices, NULL,
-	  "what is done about dying groups, four times a second: memory.reclaim of their parent, or drop_caches" },
+	  "what is done about dying groups, four times a second, less often where it is in vain: memory.reclaim of "
+	  "their parent, or drop_caches" },
 	{ "settle_s", OPT_U64, FIELD(settle_s), "30", 1, 3600, NULL, "s",
 	  "time that removed groups have to be freed when all pins are gone" },
 	{ "leak_kib", OPT_U64, FIELD(leak_kib), "4096", 0, 1 << 30, NULL, "KiB",
@@ -576,24 +578,43 @@ static int drop_caches(void)
 	return sysfile_write("/proc/sys/vm/drop_caches", "3");
 }
 
-/* As often as there are dying groups, take what keeps them: from their parent, who inherits it, or everywhere. */
-static void reclaim_for_ever(const struct churn *c)
+static uint64_t dying_now(void)
+{
+	uint64_t dying;
+
+	return scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", &dying) ? 0 : dying;
+}
+
+/* Take what keeps dying groups: from their parent, who inherits it, or everywhere. */
+static void reclaim_once(const struct churn *c)
 {
 	char bytes[24];
-	uint64_t dying, charged;
+	uint64_t charged;
 
-	for (;; clock_sleep_ms(RECLAIM_MS)) {
-		if (scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", &dying) || !dying)
-			continue;
-		if (c->opts->reclaim == RECLAIM_DROP) {
-			drop_caches();
-			continue;
-		}
-		if (scope_get(CHURN_GROUP, "memory.current", NULL, &charged))
-			continue;
+	if (c->opts->reclaim == RECLAIM_DROP) {
+		drop_caches();
+	} else if (scope_get(CHURN_GROUP, "memory.current", NULL, &charged) == 0) {
 		snprintf(bytes, sizeof(bytes), "%" PRIu64, charged);
 		/* -EAGAIN: not all of it could be had, as was to be expected. */
 		scope_set(CHURN_GROUP, "memory.reclaim", bytes);
+	}
+}
+
+/* In vain it keeps a processor busy, which looks through every group: the next pause is twice as long then. */
+static void reclaim_for_ever(const struct churn *c)
+{
+	int64_t pause_ms = RECLAIM_MS;
+
+	for (;; clock_sleep_ms(pause_ms)) {
+		uint64_t dying = dying_now();
+
+		if (!dying)
+			continue;
+		reclaim_once(c);
+		if (dying_now() <= dying / 2)
+			pause_ms = RECLAIM_MS;
+		else if (pause_ms < RECLAIM_MAX_MS)
+			pause_ms *= 2;
 	}
 }
 
