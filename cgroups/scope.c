@@ -66,18 +66,24 @@ int scope_create(const char *group)
 	return create(group, (const char *const[]){ "memory", NULL });
 }
 
-int scope_enable(const char *group, const char *const *controllers)
+int scope_delegate(const char *group, const char *const *controllers)
 {
 	char below[256] = "";
 	size_t len = 0;
-	int err = create(group, controllers);
 
-	for (; !err && *controllers; controllers++) {
+	for (; *controllers; controllers++) {
 		len += (size_t)snprintf(below + len, sizeof(below) - len, "+%s ", *controllers);
 		if (len >= sizeof(below))
-			err = -E2BIG;
+			return -E2BIG;
 	}
-	return err ? err : scope_set(group, "cgroup.subtree_control", below);
+	return scope_set(group, "cgroup.subtree_control", below);
+}
+
+int scope_enable(const char *group, const char *const *controllers)
+{
+	int err = create(group, controllers);
+
+	return err ? err : scope_delegate(group, controllers);
 }
 
 int scope_attach(const char *group, pid_t pid)

@@ -17,7 +17,11 @@
 int scope_init(void);
 /* Make a group with the memory controller; one that is there already is taken as it is. */
 int scope_create(const char *group);
-/* Let the groups below it have these controllers (NULL ends them). It must be empty. */
+/*
+ * Let the groups below this one have these controllers (NULL ends them): the one call where it has them itself, the
+ * other with all on the way down to it. There must be no process in it.
+ */
+int scope_delegate(const char *group, const char *const *controllers);
 int scope_enable(const char *group, const char *const *controllers);
 int scope_attach(const char *group, pid_t pid);
 /* fork(2), the child being in the group from its first moment (CLONE_INTO_CGROUP, since Linux 5.7). -1 with errno. */

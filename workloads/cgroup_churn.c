@@ -265,7 +265,7 @@ static int make_group(const struct churn *c, uint64_t n)
 		name_group(c, n, depth, name, sizeof(name));
 		err = make_one(c, name);
 		if (!err && *on && depth < c->opts->depth)
-			err = scope_enable(name, on);
+			err = scope_delegate(name, on);
 	}
 	if (err)
 		cell_fail(c->cell, "make group %s: %s", name, strerror(-err));
