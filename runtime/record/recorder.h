@@ -18,7 +18,7 @@
 #include <sys/types.h>
 
 #define RECORDER_MAX_DM	    64 /* device-mapper devices watched; dmtest's largest set needs 17 */
-#define RECORDER_MAX_GROUPS 16
+#define RECORDER_MAX_GROUPS 24
 #define RECORDER_MAX_NAMES  16	/* of kernel threads */
 #define RECORDER_MAX_TASKS  512 /* kernel threads followed, each with an open file: half of the usual RLIMIT_NOFILE */
 

@@ -43,6 +43,7 @@
 #define ROUND_PAUSE_MS	500	   /* of the bystander */
 #define TOOL_FILE_MAX	(4U << 20) /* of a tool's output, kept in the record */
 #define EVENT_SIZE	4096
+#define GROUP_SIZE	128 /* a name of a cgroup of ours */
 
 /* Where events of this process go. Children inherit it: the box is shared memory. */
 static struct bb *events_to;
@@ -368,10 +369,16 @@ int cell_tool(const struct cell *c, const char *label, const char *const *argv)
 	return pid < 0 ? pid : cell_wait(c, argv[0], pid);
 }
 
-/* A child in its own process group and cgroup. In the child: returns 0. */
-static pid_t fork_into(const char *role, const char *comm, int oom_score_adj)
+/* Of a part of the cell, and of one workload's processes where it is theirs; NULL: of no workload's. */
+static void name_of_group(char *buf, size_t size, const char *role, const struct workload *w)
 {
-	char group[64], adj[16];
+	snprintf(buf, size, CGROUP_PARENT "/%s%s%s", role, w ? "/" : "", w ? w->name : "");
+}
+
+/* A child in its own process group and in this cgroup. In the child: returns 0. */
+static pid_t fork_into(const char *group, const char *role, const char *comm, int oom_score_adj)
+{
+	char adj[16];
 	pid_t parent = getpid();
 	pid_t pid = fork();
 
@@ -385,7 +392,6 @@ static pid_t fork_into(const char *role, const char *comm, int oom_score_adj)
 	signal(SIGINT, SIG_DFL);
 	signal(SIGTERM, SIG_DFL);
 	prctl(PR_SET_NAME, comm);
-	snprintf(group, sizeof(group), CGROUP_PARENT "/%s", role);
 	if (scope_attach(group, getpid()))
 		cell_event("fail", "cannot join cgroup %s", group);
 	snprintf(adj, sizeof(adj), "%d", oom_score_adj);
@@ -465,8 +471,12 @@ enum hook { HOOK_RUN, HOOK_VERIFY };
 
 static pid_t start_hook(const struct cell *c, enum hook hook, const char *role, int oom_score_adj)
 {
-	pid_t pid = fork_into(role, c->workload->name, oom_score_adj);
 	struct cell mine = *c;
+	char group[GROUP_SIZE];
+	pid_t pid;
+
+	name_of_group(group, sizeof(group), role, hook == HOOK_RUN ? c->workload : NULL);
+	pid = fork_into(group, role, c->workload->name, oom_score_adj);
 
 	if (pid != 0)
 		return pid;
@@ -622,15 +632,21 @@ static int make_groups(const struct spec *s)
 {
 	static const char *const groups[] = { CGROUP_PARENT, CGROUP_PARENT "/" ROLE_WORKLOAD,
 					      CGROUP_PARENT "/" ROLE_BYSTANDER, CGROUP_PARENT "/" ROLE_HARNESS };
+	char group[GROUP_SIZE];
 	int err = scope_init();
 
 	if (err)
 		cell_event("fail", "cgroup v2: %s", strerror(-err));
 	for (size_t i = 0; !err && i < sizeof(groups) / sizeof(groups[0]); i++)
 		err = make_group(groups[i], "cgroup");
-	for (size_t i = 0; !err && i < s->n_workloads; i++)
-		if (s->workloads[i].workload->group)
-			err = make_group(s->workloads[i].workload->group, "cgroup-tree");
+	for (size_t i = 0; !err && i < s->n_workloads; i++) {
+		const struct workload *w = s->workloads[i].workload;
+
+		name_of_group(group, sizeof(group), ROLE_WORKLOAD, w);
+		err = make_group(group, "cgroup");
+		if (!err && w->group)
+			err = make_group(w->group, "cgroup-tree");
+	}
 	return err;
 }
 
@@ -679,24 +695,36 @@ static int set_up(struct cell_run *r, const char *work_dir)
 	return err;
 }
 
+static void watch_group(struct recorder_config *config, size_t *n, const char *group)
+{
+	static char names[RECORDER_MAX_GROUPS][GROUP_SIZE], dirs[RECORDER_MAX_GROUPS][PATH_MAX];
+
+	if (*n == RECORDER_MAX_GROUPS)
+		return;
+	snprintf(names[*n], sizeof(names[*n]), "/%s", group);
+	scope_path(group, dirs[*n], sizeof(dirs[*n]));
+	config->groups[*n] = (struct recorder_group){ .name = names[*n], .dir = dirs[*n] };
+	(*n)++;
+}
+
 /* All groups of the cell together and each alone; the root is the one that knows of all the dying. */
 static void watch_groups(struct recorder_config *config, const struct spec *spec)
 {
 	static const char *const always[] = { "", CGROUP_PARENT, CGROUP_PARENT "/" ROLE_WORKLOAD,
 					      CGROUP_PARENT "/" ROLE_BYSTANDER, CGROUP_PARENT "/" ROLE_HARNESS };
-	static char names[RECORDER_MAX_GROUPS][64], dirs[RECORDER_MAX_GROUPS][PATH_MAX];
-	const size_t n_always = sizeof(always) / sizeof(always[0]);
 	size_t n = 0;
 
-	for (size_t i = 0; i < n_always + spec->n_workloads && n < RECORDER_MAX_GROUPS; i++) {
-		const char *group = i < n_always ? always[i] : spec->workloads[i - n_always].workload->group;
+	for (size_t i = 0; i < sizeof(always) / sizeof(always[0]); i++)
+		watch_group(config, &n, always[i]);
+	for (size_t i = 0; i < spec->n_workloads; i++) {
+		const struct workload *w = spec->workloads[i].workload;
+		char group[GROUP_SIZE];
 
-		if (!group)
-			continue;
-		snprintf(names[n], sizeof(names[n]), "/%s", group);
-		scope_path(group, dirs[n], sizeof(dirs[n]));
-		config->groups[n] = (struct recorder_group){ .name = names[n], .dir = dirs[n] };
-		n++;
+		name_of_group(group, sizeof(group), ROLE_WORKLOAD, w);
+		if (spec->n_workloads > 1) /* else it is that of the role */
+			watch_group(config, &n, group);
+		if (w->group)
+			watch_group(config, &n, w->group);
 	}
 }
 
@@ -949,7 +977,7 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 	if (!err)
 		err = start_recorder(&r);
 	if (!err && spec->bystander_mib) {
-		bystander_pid = fork_into(ROLE_BYSTANDER, "bystander", 0);
+		bystander_pid = fork_into(CGROUP_PARENT "/" ROLE_BYSTANDER, ROLE_BYSTANDER, "bystander", 0);
 		if (bystander_pid == 0)
 			bystander(spec->bystander_mib);
 	}

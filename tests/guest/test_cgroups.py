@@ -144,11 +144,34 @@ def test_what_was_asked_for_and_not_done_in_time_is_stuck(results, tmp_path):
     assert cell(only_run(results), "001-after-1")["verdict"] == "stuck"
 
 
-def test_the_kernel_keeps_its_promises(results):
-    done = headroom("run", "kmem-checks", "--kernel", "6.1", "--out", results, "--no-report")
+PROMISES = """[scenario]
+summary = the assertions beside a small churn
+memory = 512
+run_s = 180
+[kmem-checks]
+[cgroup-churn]
+groups = 100000
+time_s = 20
+tasks = 1
+entry = clone
+dentries = 20
+"""
+
+
+def test_the_kernel_keeps_its_promises_while_groups_come_and_go(results, tmp_path):
+    scenario = tmp_path / "promises.ini"
+    scenario.write_text(PROMISES)
+    done = headroom("run", scenario, "--kernel", "6.1", "--arms", "after", "--out", results, "--no-report")
     assert done.returncode == 0, done.stderr
-    found = cell(only_run(results), "001-after-1")["findings"]
-    told = {finding["text"].split()[1]: finding["text"] for finding in found}
-    assert len(told) == 6
-    assert all(" held: " in text and text in done.stderr for text in told.values()), told
-    assert cell(only_run(results), "001-after-1")["metrics"]["kmem_checks_held"] == 6
+    run = only_run(results)
+    found = [finding["text"] for finding in cell(run, "001-after-1")["findings"]]
+    told = [text for text in found if text.startswith("kmem-checks: ")]
+    assert len(told) == 6 and all(" held: " in text and text in done.stderr for text in told), told
+    assert cell(run, "001-after-1")["metrics"]["kmem_checks_held"] == 6
+    # Each workload has a group for its processes, and one for the groups that it makes.
+    groups = lines(run, "001-after-1", "samples.jsonl")[-1]["cgroups"]["groups"]
+    own = {"/headroom/workload/kmem-checks", "/headroom/workload/cgroup-churn", "/headroom/kmem", "/headroom/churn"}
+    assert own <= set(groups)
+    assert groups["/headroom/churn"]["current"] > 0
+    (over,) = [text for text in found if text.startswith("cgroup-churn: ")]
+    assert "slab" not in over, "the machine's slab is not its own here"
