@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: MIT
 #include "cgroups/kmem.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -15,35 +17,52 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define THREAD_STACK (64 * 1024) /* in user space, where the usual 8 MiB of each would be a load of their own */
+/* Round the processors that the thread might run on when it began. */
+struct tour {
+	bool on;
+	cpu_set_t cpus;
+	int at;
+};
 
-static void move_on(bool migrate)
+static int begin_tour(struct tour *t, bool migrate)
 {
-	static _Thread_local unsigned next;
-	long cpus = sysconf(_SC_NPROCESSORS_ONLN);
-	cpu_set_t set;
-
-	if (!migrate || cpus < 2)
-		return;
-	CPU_ZERO(&set);
-	CPU_SET(next++ % (unsigned)cpus, &set);
-	sched_setaffinity(0, sizeof(set), &set);
+	*t = (struct tour){ .on = migrate };
+	return migrate && sched_getaffinity(0, sizeof(t->cpus), &t->cpus) < 0 ? -errno : 0;
 }
 
+static int move_on(struct tour *t)
+{
+	cpu_set_t next;
+
+	if (!t->on)
+		return 0;
+	do
+		t->at = (t->at + 1) % CPU_SETSIZE;
+	while (!CPU_ISSET(t->at, &t->cpus));
+	CPU_ZERO(&next);
+	CPU_SET(t->at, &next);
+	return sched_setaffinity(0, sizeof(next), &next) < 0 ? -errno : 0;
+}
+
+/*
+ * Named as by the kernel's own test (tools/testing/selftests/cgroup/test_kmem.c), too long to be inline. The number
+ * begins with the clock: a name that was looked up before would charge nothing, and pids come again.
+ */
 static void look_up(uint64_t i)
 {
 	char path[128];
 	struct stat st;
 
-	/* As the kernel's own test names them (tools/testing/selftests/cgroup/test_kmem.c): too long to be inline. */
 	snprintf(path, sizeof(path), "/something-non-existent-with-a-long-name-%64" PRIu64 "-%d", i, gettid());
 	stat(path, &st);
 }
 
 void kmem_dentries(uint64_t n)
 {
+	uint64_t first = (uint64_t)clock_ns();
+
 	for (uint64_t i = 0; i < n; i++)
-		look_up(i);
+		look_up(first + i);
 }
 
 static int inode(void)
@@ -81,14 +100,16 @@ static int percpu(void)
 }
 
 /* Nobody closes the descriptors: the end of the task does. */
-static int hold(int (*make)(void), uint64_t n, bool migrate)
+static int hold(int (*make)(void), uint64_t n, struct tour *t)
 {
-	for (uint64_t i = 0; i < n; i++) {
-		move_on(migrate);
-		if (make() < 0)
-			return -errno;
+	int err = 0;
+
+	for (uint64_t i = 0; !err && i < n; i++) {
+		err = move_on(t);
+		if (!err && make() < 0)
+			err = -errno;
 	}
-	return 0;
+	return err;
 }
 
 static void *sleep_for_ever(void *unused)
@@ -105,7 +126,7 @@ int kmem_stacks(uint64_t n)
 	int err = 0;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, THREAD_STACK);
+	pthread_attr_setstacksize(&attr, KMEM_THREAD_STACK);
 	for (uint64_t i = 0; !err && i < n; i++)
 		err = pthread_create(&thread, &attr, sleep_for_ever, NULL);
 	pthread_attr_destroy(&attr);
@@ -122,13 +143,15 @@ int kmem_load(const struct kmem_load *l)
 		     { a_socket, l->sockets },
 		     { epoll, l->epolls },
 		     { percpu, l->percpu } };
-	int err = 0;
+	uint64_t first = (uint64_t)clock_ns();
+	struct tour tour;
+	int err = begin_tour(&tour, l->migrate);
 
-	for (uint64_t i = 0; i < l->dentries; i++) {
-		move_on(l->migrate);
-		look_up(i);
+	for (uint64_t i = 0; !err && i < l->dentries; i++) {
+		err = move_on(&tour);
+		look_up(first + i);
 	}
 	for (size_t i = 0; !err && i < sizeof(held) / sizeof(held[0]); i++)
-		err = hold(held[i].make, held[i].n, l->migrate);
+		err = hold(held[i].make, held[i].n, &tour);
 	return err ? err : kmem_stacks(l->stacks);
 }

@@ -20,6 +20,7 @@ struct kmem_load {
 };
 
 #define KMEM_PERCPU_BYTES 1024
+#define KMEM_THREAD_STACK (64 * 1024) /* in user space, where the usual 8 MiB of each would be a load of their own */
 
 /* Allocate all of it. 0 or -errno of the first that failed. */
 int kmem_load(const struct kmem_load *l);

@@ -5,9 +5,10 @@
  * every five seconds while `make -j` runs in a group.
  *
  * It has the shape of a build, not its code: so many jobs at a time, each unit a process that looks for headers along
- * an include path (dentries, most of them negative), reads them (page cache), works in memory of its own, hands the
- * result through a pipe to a second process, which writes the object file. The tree lies on a tmpfs in a mount
- * namespace of its own, which goes with the last process of the build: there is nothing to undo but the group.
+ * an include path, reads them, works in memory of its own, and hands the result through a pipe to a second process,
+ * which writes the object file. What is there lies on a tmpfs in a mount namespace of its own, which goes with the last
+ * process of the build: there is nothing to undo. A tmpfs keeps no dentries of what is not there, as the disk of a
+ * build does: so the directories in which a header is looked for in vain are the root of the system.
  */
 #include "base/clock.h"
 #include "base/spawn.h"
@@ -72,7 +73,12 @@ static const struct metric build_metrics[] = {
 static const char build_name[] = "hr-build";
 
 static uint64_t slab_before_kib; /* setup() looks, and run() is a fork of it */
-static _Atomic uint64_t *built;	 /* units, counted by the build, told by run() */
+
+/* Told by the build, which is a process of its own, to run(). */
+static struct built {
+	_Atomic uint64_t units;
+	_Atomic int64_t took_ns;
+} * built;
 
 /* --- One unit --- */
 
@@ -85,17 +91,20 @@ static void header_path(uint64_t directory, uint64_t header, char *buf, size_t s
 static int include(uint64_t header)
 {
 	static char text[FILE_BYTES];
+	uint64_t directory = header % DIRECTORIES;
 	char path[PATH_MAX];
-	int fd = -1;
+	struct stat st;
+	int fd;
 
-	for (uint64_t directory = 0; fd < 0 && directory < DIRECTORIES; directory++) {
-		header_path(directory, header, path, sizeof(path));
-		fd = open(path, O_RDONLY | O_CLOEXEC);
-		if (fd < 0 && errno != ENOENT)
-			return -errno;
+	for (uint64_t i = 0; i < directory; i++) {
+		snprintf(path, sizeof(path), "/headroom-include-%" PRIu64 "-header-%" PRIu64 ".h", i, header);
+		if (stat(path, &st) == 0)
+			return -EEXIST;
 	}
+	header_path(directory, header, path, sizeof(path));
+	fd = open(path, O_RDONLY | O_CLOEXEC);
 	if (fd < 0)
-		return -ENOENT;
+		return -errno;
 	while (read(fd, text, sizeof(text)) > 0)
 		;
 	close(fd);
@@ -129,20 +138,17 @@ static int feed(int to, const char *text)
 	return 0;
 }
 
-/* 0 or an errno. */
-static int ended(pid_t pid)
+/* An exit code (here an errno), or 128 + N when signal N ended it: as cell_wait(). */
+static int code_of(int status)
 {
-	int status;
-
-	if (waitpid(pid, &status, 0) != pid)
-		return errno;
-	return WIFEXITED(status) ? WEXITSTATUS(status) : EINTR;
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
+/* 0, -errno, or what became of the second process. */
 static int write_object(const char *text, uint64_t unit)
 {
 	pid_t pid, parent = getpid();
-	int fds[2], err;
+	int fds[2], err, status;
 
 	if (pipe2(fds, O_CLOEXEC) < 0)
 		return -errno;
@@ -152,14 +158,18 @@ static int write_object(const char *text, uint64_t unit)
 		close(fds[1]);
 		_exit(-assemble(fds[0], unit));
 	}
+	err = pid < 0 ? -errno : 0;
 	close(fds[0]);
-	err = pid < 0 ? -EAGAIN : feed(fds[1], text);
+	if (!err)
+		err = feed(fds[1], text);
 	close(fds[1]);
-	if (pid > 0 && ended(pid))
-		err = err ? err : -EIO;
+	/* Why the second gave up says more than that nobody reads any more. */
+	if (pid > 0 && waitpid(pid, &status, 0) == pid && status)
+		err = code_of(status);
 	return err;
 }
 
+/* 0, -errno, or an exit code. */
 static int build_unit(const struct build_opts *o, uint64_t unit, uint64_t seed)
 {
 	size_t size = (size_t)o->unit_mib << 20;
@@ -171,6 +181,7 @@ static int build_unit(const struct build_opts *o, uint64_t unit, uint64_t seed)
 		err = include((uint64_t)nrand48(random) % o->headers);
 	if (err)
 		return err;
+	signal(SIGPIPE, SIG_IGN);
 	memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
 	if (memory == MAP_FAILED)
 		return -errno;
@@ -208,39 +219,45 @@ static int make_tree(const struct build_opts *o)
 	return err;
 }
 
-/* As make -j: a new unit is begun whenever one has ended, until the time is up or one failed. */
+static pid_t begin_unit(const struct build_opts *o, uint64_t unit, uint64_t seed)
+{
+	pid_t parent = getpid(), pid = fork();
+
+	if (pid == 0) {
+		spawn_die_with(parent);
+		_exit(abs(build_unit(o, unit, seed)));
+	}
+	return pid < 0 ? -errno : pid;
+}
+
+/* As make -j: a new unit is begun whenever one has ended, until the time is up or one failed. 0 or an exit code. */
 static int build(const struct cell *c)
 {
 	const struct build_opts *o = c->opts;
-	int64_t end = clock_ns() + (int64_t)o->time_s * NS_PER_S;
+	int64_t begin = clock_ns(), end = begin + (int64_t)o->time_s * NS_PER_S;
 	uint64_t begun = 0, running = 0;
-	pid_t parent = getpid();
-	int err = 0, status;
+	int rc = 0, status;
 
-	while (running || (!err && clock_ns() < end)) {
-		pid_t pid;
+	while (running || (!rc && clock_ns() < end)) {
+		if (running < o->jobs && !rc && clock_ns() < end) {
+			pid_t pid = begin_unit(o, begun++ % o->units, c->seed);
 
-		if (running == o->jobs || err || clock_ns() >= end) {
-			if (waitpid(-1, &status, 0) < 0)
-				return -errno;
-			running--;
-			if (!WIFEXITED(status) || WEXITSTATUS(status))
-				err = WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+			if (pid < 0)
+				rc = -pid;
 			else
-				atomic_fetch_add(built, 1);
+				running++;
 			continue;
 		}
-		pid = fork();
-		if (pid == 0) {
-			spawn_die_with(parent);
-			_exit(-build_unit(o, begun % o->units, c->seed));
-		}
-		if (pid < 0)
-			err = -errno;
+		if (waitpid(-1, &status, 0) < 0)
+			return errno;
+		running--;
+		if (status)
+			rc = code_of(status);
 		else
-			running++, begun++;
+			atomic_fetch_add(&built->units, 1);
 	}
-	return err;
+	atomic_store(&built->took_ns, clock_ns() - begin);
+	return rc;
 }
 
 /* --- Looking at it --- */
@@ -261,6 +278,11 @@ static const struct looks looks[] = {
 
 #define N_LOOKS (sizeof(looks) / sizeof(looks[0]))
 
+struct peak {
+	uint64_t kib;
+	bool known;
+};
+
 static bool look(size_t i, uint64_t *kib)
 {
 	const struct looks *l = &looks[i];
@@ -272,7 +294,7 @@ static bool look(size_t i, uint64_t *kib)
 }
 
 /* Until the build has ended: a line for each look into build.csv of the record, and the peaks. */
-static void watch(const struct cell *c, pid_t pid, uint64_t peaks[N_LOOKS])
+static void watch(const struct cell *c, pid_t pid, struct peak peaks[N_LOOKS])
 {
 	const struct build_opts *o = c->opts;
 	int64_t begin = clock_ns(), next = begin;
@@ -282,7 +304,9 @@ static void watch(const struct cell *c, pid_t pid, uint64_t peaks[N_LOOKS])
 
 	snprintf(path, sizeof(path), "%s/build.csv", c->work_dir);
 	f = fopen(path, "we");
-	if (f)
+	if (!f)
+		cell_finding(c, "%s: %s", path, strerror(errno));
+	else
 		fprintf(f, "t_s,memory_current_kib,kernel_kib,slab_kib,meminfo_slab_kib\n");
 	do {
 		if (f)
@@ -291,8 +315,9 @@ static void watch(const struct cell *c, pid_t pid, uint64_t peaks[N_LOOKS])
 			uint64_t kib = 0;
 			bool known = look(i, &kib);
 
-			if (known && kib > peaks[i])
-				peaks[i] = kib;
+			peaks[i].known |= known;
+			if (known && kib > peaks[i].kib)
+				peaks[i].kib = kib;
 			if (f && known)
 				fprintf(f, ",%" PRIu64, kib);
 			else if (f)
@@ -325,11 +350,13 @@ static int setup(struct cell *c)
 static int run(struct cell *c)
 {
 	const struct build_opts *o = c->opts;
-	uint64_t peaks[N_LOOKS] = { 0 };
+	struct peak peaks[N_LOOKS] = { 0 };
+	char words[64];
+	int64_t took_ns;
 	pid_t pid;
 	int rc;
 
-	built = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	built = mmap(NULL, sizeof(*built), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
 	if (built == MAP_FAILED) {
 		cell_fail(c, "shared memory: %s", strerror(errno));
 		return -ENOMEM;
@@ -343,20 +370,23 @@ static int run(struct cell *c)
 		if (!err)
 			err = make_tree(o);
 		cell_fork_without_record();
-		_exit(err ? -err : -build(c));
+		_exit(err ? -err : build(c));
 	}
 	watch(c, pid, peaks);
 	rc = cell_wait(c, build_name, pid);
 	if (rc) {
-		cell_fail(c, "the build ended: %s", strerror(rc < 0 ? -rc : rc));
+		cell_fail(c, "the build: %s", cell_end_words(rc, words, sizeof(words)));
 		return rc < 0 ? rc : -ECANCELED;
 	}
 	for (size_t i = 0; i < N_LOOKS; i++)
-		if (peaks[i])
-			cell_metric_u64(c, looks[i].metric, peaks[i]);
+		if (peaks[i].known)
+			cell_metric_u64(c, looks[i].metric, peaks[i].kib);
 	if (slab_before_kib)
 		cell_metric_u64(c, "meminfo_slab_start_kib", slab_before_kib);
-	cell_metric_fixed(c, "units_s", (int64_t)(atomic_load(built) * 1000 / o->time_s), 3);
+	took_ns = atomic_load(&built->took_ns);
+	if (took_ns > 0)
+		cell_metric_fixed(c, "units_s",
+				  (int64_t)((double)atomic_load(&built->units) * 1e3 * NS_PER_S / (double)took_ns), 3);
 	return 0;
 }
 

@@ -6,7 +6,7 @@
  * and removes the oldest. What is pinned beyond a group's life keeps it dying: removed, and not freed (seed 002).
  *
  * Is anything left when all groups are gone? verify() gives the kernel its time, then has it drop what it only keeps
- * because nobody needed the room, and compares with the levels of before the first group.
+ * because nobody needed the room, and compares with the levels of before the first group, which were taken so as well.
  */
 #include "base/clock.h"
 #include "base/latency.h"
@@ -22,6 +22,7 @@
 #include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
+#include <poll.h>
 #include <pthread.h>
 #include <sched.h>
 #include <signal.h>
@@ -39,19 +40,20 @@
 #define MAX_LIVE       4096
 #define RMDIR_MS       5000 /* a group is busy until its last task is reaped; more is a finding */
 #define SETTLE_MS      100
-#define RETURN_MS      10000 /* after the drop: what is freed by RCU and by work items */
+#define RETURN_MS      10000  /* after the drop: what is freed by RCU and by work items */
+#define MARGIN_MS      1000   /* before the hook's deadline, to say what was found */
+#define MAX_RESIDENTS  100000 /* tasks that stay, of one worker */
 #define RECLAIM_MS     250
 #define RECLAIM_MAX_MS 8000
 #define RECLAIM_NAME   "hr-reclaim"
 #define MANY_LIVE      100	 /* below that many, what a group takes is lost in what else the machine does */
 #define MAX_FDS	       (1 << 20) /* as many as the kernel allows by default (fs.nr_open) */
 #define PAGE	       4096
-#define STACK_BYTES                                                                                                    \
-	(64 * 1024) /* of a thread that only makes system calls: a thousand of the usual 8 MiB would be a load */
 
 struct churn_opts {
-	uint64_t groups, time_s, rate, workers, live, depth, tasks, pin_pct, settle_s, leak_kib;
+	uint64_t groups, time_s, rate, workers, live, depth, tasks, populated_pct, pin_pct, settle_s, leak_kib;
 	struct kmem_load load;
+	bool stay;
 	unsigned method, population, entry, controllers, pin, reclaim;
 };
 
@@ -84,8 +86,11 @@ static const struct opt churn_options[] = {
 	{ "controllers", OPT_ENUM, FIELD(controllers), "memory", 0, 0, controller_choices, NULL, "of the groups" },
 	{ "method", OPT_ENUM, FIELD(method), "raw", 0, 0, method_choices, NULL,
 	  "how groups are made and removed: mkdir(2) and rmdir(2), or libcgroup" },
-	{ "tasks", OPT_U64, FIELD(tasks), "0", 0, MAX_TASKS, NULL, NULL,
-	  "in each group, for as long as it takes them to load" },
+	{ "tasks", OPT_U64, FIELD(tasks), "0", 0, MAX_TASKS, NULL, NULL, "in each group" },
+	{ "populated_pct", OPT_U64, FIELD(populated_pct), "100", 1, 100, NULL, "%",
+	  "groups that get tasks; the others stay empty" },
+	{ "stay", OPT_BOOL, FIELD(stay), "no", 0, 0, NULL, NULL,
+	  "the tasks stay until their group is removed; else they end when they have loaded" },
 	{ "population", OPT_ENUM, FIELD(population), "processes", 0, 0, population_choices, NULL,
 	  "what the tasks are; threads are those of one process" },
 	{ "entry", OPT_ENUM, FIELD(entry), "attach", 0, 0, entry_choices, NULL,
@@ -104,7 +109,7 @@ static const struct opt churn_options[] = {
 	{ "migrate", OPT_BOOL, FIELD(load.migrate), "no", 0, 0, NULL, NULL,
 	  "a task moves to the next processor with each allocation, so that it leaves slabs on all of them" },
 	{ "pin_pct", OPT_U64, FIELD(pin_pct), "0", 0, 100, NULL, "%",
-	  "groups that have something pinned beyond their life, until the churn ends" },
+	  "populated groups that have something pinned beyond their life, until the churn ends" },
 	{ "pin", OPT_ENUM, FIELD(pin), "file", 0, 0, pin_choices, NULL,
 	  "what that is: a page in an anonymous file that somebody else holds, a dentry with its inode that somebody "
 	  "else has opened, or a page of a disk in the page cache, which reclaim can take" },
@@ -162,8 +167,9 @@ static const struct metric churn_metrics[] = {
 	{ "attach_max_us", "us", LESS, "moving a task into a group, longest" },
 	{ "slab_per_group_kib", "KiB", LESS, "slab of the machine for each living group" },
 	{ "charged_per_group_kib", "KiB", NEITHER, "memory charged to each living group" },
+	{ "reclaims", "", NEITHER, "times that dying groups were reclaimed" },
 	{ "dying_left", "", LESS, "removed groups that were not freed in time" },
-	{ "settle_s", "s", LESS, "until all removed groups were freed" },
+	{ "settle_s", "s", LESS, "until all removed groups were freed, at most" },
 	{ "returned_s", "s", LESS, "until all was as before the first group, the caches having been dropped" },
 	{ "dying_leaked", "", LESS, "removed groups that were not freed even when the caches were dropped" },
 	{ "slab_left_kib", "KiB", LESS, "slab of the machine above the level of before the first group" },
@@ -181,6 +187,11 @@ static int check(const void *opts, char *err, size_t err_size)
 
 	if (!o->tasks && (loads || o->pin_pct))
 		snprintf(err, err_size, "tasks = '0': what is charged or pinned needs a task in the group");
+	else if (o->stay && o->live * o->tasks > MAX_RESIDENTS)
+		snprintf(err, err_size, "stay = 'yes': live * tasks is more than %d", MAX_RESIDENTS);
+	else if (o->method == METHOD_LIBCGROUP && !o->controllers)
+		snprintf(err, err_size,
+			 "controllers = 'none': libcgroup makes groups with at least the memory controller");
 	else if (o->pin_pct && !o->controllers)
 		snprintf(err, err_size, "controllers = 'none': nothing is charged that could be pinned");
 	else
@@ -192,10 +203,15 @@ static int check(const void *opts, char *err, size_t err_size)
 
 struct shared {
 	struct latency mkdir, rmdir, attach;
-	_Atomic uint64_t begun, made, removed, pins, alive, slab_kib, charged_bytes;
-	_Atomic int64_t last_made_ns;
+	_Atomic uint64_t begun, made, removed, pins, reclaims;
+	_Atomic uint64_t alive, full;			  /* groups; workers that once had as many as they may */
+	_Atomic uint64_t many, many_slab_kib, many_bytes; /* groups that lived when all had, and what they took */
+	_Atomic int64_t last_made_ns, ended_ns;
 	_Atomic int error;
 };
+
+/* Of all processes of the workload: setup() makes it. */
+static struct shared *shared;
 
 /* What the kernel has on all of the machine, in KiB. */
 static const struct level {
@@ -204,7 +220,7 @@ static const struct level {
 
 #define N_LEVELS (sizeof(levels) / sizeof(levels[0]))
 
-/* Before the first group: setup() looks, and both run() and verify() are forks of it. 0: could not be read. */
+/* Before the first group: setup() looks, and run() and verify() are forks of it. 0: could not be read. */
 static uint64_t start_kib[N_LEVELS];
 
 static uint64_t level_kib(size_t i)
@@ -217,8 +233,9 @@ static uint64_t level_kib(size_t i)
 struct churn {
 	const struct cell *cell;
 	const struct churn_opts *opts;
-	struct shared *shared;
 	uint64_t worker;
+	uint64_t populated; /* groups of this worker so far that got tasks */
+	pid_t *residents;   /* those that stay: `processes` for each of `live` groups; 0: none */
 	int64_t begin_ns;
 	int disk; /* the scratch disk, when pages of it are the pins; else -1 */
 };
@@ -229,7 +246,7 @@ static int make_one(const struct churn *c, const char *name)
 	int err = c->opts->method == METHOD_LIBCGROUP ? scope_create(name) : scope_mkdir(name);
 
 	if (!err)
-		latency_add(&c->shared->mkdir, (uint64_t)(clock_ns() - begin));
+		latency_add(&shared->mkdir, (uint64_t)(clock_ns() - begin));
 	return err;
 }
 
@@ -242,7 +259,7 @@ static int remove_one(const struct churn *c, const char *name)
 	       clock_ns() < deadline)
 		sched_yield();
 	if (!err)
-		latency_add(&c->shared->rmdir, (uint64_t)(clock_ns() - begin));
+		latency_add(&shared->rmdir, (uint64_t)(clock_ns() - begin));
 	return err;
 }
 
@@ -284,8 +301,8 @@ static int remove_group(const struct churn *c, uint64_t n)
 	if (err)
 		cell_fail(c->cell, "remove group %s: %s", name, strerror(-err));
 	else
-		atomic_fetch_add(&c->shared->removed, 1);
-	atomic_fetch_sub(&c->shared->alive, 1);
+		atomic_fetch_add(&shared->removed, 1);
+	atomic_fetch_sub(&shared->alive, 1);
 	return err;
 }
 
@@ -306,7 +323,7 @@ static int load_in_threads(const struct churn *c)
 	int err = 0;
 
 	pthread_attr_init(&attr);
-	pthread_attr_setstacksize(&attr, STACK_BYTES);
+	pthread_attr_setstacksize(&attr, KMEM_THREAD_STACK);
 	for (; !err && n < c->opts->tasks; n += err == 0)
 		err = -pthread_create(&threads[n], &attr, load_of_thread, (void *)c);
 	for (uint64_t i = 0; i < n; i++) {
@@ -347,7 +364,7 @@ static int pin_in_group(const struct churn *c, uint64_t n, int file)
 		fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600);
 		return fd < 0 ? -errno : 0;
 	case PIN_CACHE:
-		nth = atomic_fetch_add(&c->shared->pins, 1);
+		nth = atomic_fetch_add(&shared->pins, 1);
 		return pread(c->disk, page, PAGE, (off_t)(c->cell->scratch_start * 512 + nth * PAGE)) == PAGE ? 0
 													      : -EIO;
 	}
@@ -385,7 +402,7 @@ static int enter(const struct churn *c, const char *group)
 						      : scope_set(group, "cgroup.procs", "0");
 
 	if (!err)
-		latency_add(&c->shared->attach, (uint64_t)(clock_ns() - begin));
+		latency_add(&shared->attach, (uint64_t)(clock_ns() - begin));
 	return err;
 }
 
@@ -401,49 +418,143 @@ static int task(const struct churn *c, const char *group, bool pins, uint64_t n,
 	return c->opts->population == POPULATION_THREADS ? load_in_threads(c) : kmem_load(&c->opts->load);
 }
 
-/* Wait for a task until the hook's deadline. 0 or -errno; one that overruns it is ended with the hook. */
+/* At the deadline the hook ends us, and says so: less than was asked for is not done. */
+static void wait_for_the_end(void)
+{
+	for (;;)
+		pause();
+}
+
+static uint64_t processes_of(const struct churn_opts *o)
+{
+	return o->population == POPULATION_THREADS && o->tasks ? 1 : o->tasks;
+}
+
+/* What became of a task, as cell_wait() has it. */
 static int await_task(const struct churn *c, pid_t pid)
 {
 	int status;
 
 	if (!spawn_wait_until(pid, c->cell->deadline_ns, &status))
-		return -ETIMEDOUT;
-	return WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+		wait_for_the_end();
+	return WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
 }
 
-static int populate(const struct churn *c, uint64_t n)
+/* Tasks that stay say when they have loaded, or with which error they did not. */
+static int await_loaded(const struct churn *c, int fd, uint64_t n)
 {
-	uint64_t processes = c->opts->population == POPULATION_THREADS && c->opts->tasks ? 1 : c->opts->tasks,
-		 begun = 0;
-	bool pins = pins_of(c->opts, n + 1) > pins_of(c->opts, n); /* evenly: one of so many */
-	pid_t pids[MAX_TASKS], parent = getpid();
-	char name[PATH_MAX];
-	int err = 0, pin_file = pins ? pin_prepare(c) : -1;
+	int rc = 0;
 
-	if (pin_file < -1)
-		err = pin_file;
-	name_group(c, n, c->opts->depth, name, sizeof(name));
-	for (; !err && begun < processes; begun++) {
-		pids[begun] = c->opts->entry == ENTRY_CLONE ? scope_fork(name) : fork();
-		if (pids[begun] == 0) {
-			spawn_die_with(parent);
-			_exit(-task(c, name, pins && begun == 0, n, pin_file));
-		}
-		if (pids[begun] < 0) {
-			err = -errno;
-			break;
-		}
+	for (uint64_t i = 0; !rc && i < n; i++) {
+		struct pollfd said = { .fd = fd, .events = POLLIN };
+		int64_t left_ms = (c->cell->deadline_ns - clock_ns()) / NS_PER_MS;
+
+		if (poll(&said, 1, left_ms > 0 ? (int)left_ms : 0) != 1)
+			wait_for_the_end();
+		if (read(fd, &rc, sizeof(rc)) != sizeof(rc))
+			rc = ECHILD; /* the last of them ended without a word */
 	}
-	for (uint64_t i = 0; i < begun; i++) {
+	return rc;
+}
+
+static void stay(int fd, int rc)
+{
+	if (write(fd, &rc, sizeof(rc)) == sizeof(rc) && !rc)
+		wait_for_the_end();
+}
+
+/* Begin the tasks of a group; those that were begun are in pids, also after an error. 0 or -errno. */
+static int begin_tasks(const struct churn *c, const char *group, bool pins, uint64_t n, const int loaded[2],
+		       pid_t *pids)
+{
+	int pin_file = pins ? pin_prepare(c) : -1,
+	    err = pins && c->opts->pin == PIN_FILE && pin_file < 0 ? pin_file : 0;
+	pid_t parent = getpid();
+
+	for (uint64_t i = 0; !err && i < processes_of(c->opts); i++) {
+		pid_t pid = c->opts->entry == ENTRY_CLONE ? scope_fork(group) : fork();
+
+		if (pid == 0) {
+			int rc;
+
+			spawn_die_with(parent);
+			close(loaded[0]);
+			rc = -task(c, group, pins && i == 0, n, pin_file);
+			if (c->opts->stay)
+				stay(loaded[1], rc);
+			_exit(rc);
+		}
+		if (pid < 0)
+			err = -errno;
+		else
+			pids[i] = pid;
+	}
+	return err;
+}
+
+/* Until they have ended, or have loaded and stay. */
+static int await_tasks(const struct churn *c, int loaded, pid_t *pids)
+{
+	int rc = 0;
+
+	if (c->opts->stay)
+		return await_loaded(c, loaded, processes_of(c->opts));
+	for (uint64_t i = 0; i < processes_of(c->opts); i++) {
 		int ended = await_task(c, pids[i]);
 
-		err = err ? err : ended;
+		rc = rc ? rc : ended;
+		pids[i] = 0;
 	}
-	if (!err && pins)
-		err = pin_hold(c, n);
-	if (err)
-		cell_fail(c->cell, "tasks of group %s: %s", name, strerror(-err));
-	return err;
+	return rc;
+}
+
+static pid_t *residents_of(const struct churn *c, uint64_t n)
+{
+	return c->residents + n % c->opts->live * processes_of(c->opts);
+}
+
+/* Of so many evenly. */
+static bool turn_comes(uint64_t pct, uint64_t n)
+{
+	return (n + 1) * pct / 100 > n * pct / 100;
+}
+
+static int populate(struct churn *c, uint64_t n)
+{
+	int loaded[2] = { -1, -1 }, rc;
+	char name[PATH_MAX], words[64];
+	bool pins;
+
+	if (!c->opts->tasks || !turn_comes(c->opts->populated_pct, n))
+		return 0;
+	pins = turn_comes(c->opts->pin_pct, c->populated++);
+	name_group(c, n, c->opts->depth, name, sizeof(name));
+	rc = c->opts->stay && pipe2(loaded, O_CLOEXEC) < 0 ? -errno : 0;
+	if (!rc)
+		rc = begin_tasks(c, name, pins, n, loaded, residents_of(c, n));
+	close(loaded[1]);
+	if (!rc)
+		rc = await_tasks(c, loaded[0], residents_of(c, n));
+	close(loaded[0]);
+	if (!rc && pins)
+		rc = pin_hold(c, n);
+	if (rc)
+		cell_fail(c->cell, "tasks of group %s: %s", name, cell_end_words(rc, words, sizeof(words)));
+	return rc;
+}
+
+static void depopulate(const struct churn *c, uint64_t n)
+{
+	pid_t *pids = residents_of(c, n);
+
+	for (uint64_t i = 0; i < processes_of(c->opts); i++)
+		if (pids[i])
+			kill(pids[i], SIGKILL);
+	for (uint64_t i = 0; i < processes_of(c->opts); i++) {
+		if (pids[i])
+			await_task(c, pids[i]);
+		pids[i] = 0;
+	}
 }
 
 /* --- The churn --- */
@@ -454,12 +565,11 @@ static bool another(const struct churn *c)
 	int64_t now = clock_ns();
 	uint64_t n;
 
-	/* At the deadline the hook ends us, and says so: less than was asked for is not done. */
-	while (clock_ns() >= c->cell->deadline_ns)
-		pause();
-	if (atomic_load(&c->shared->error) || (o->time_s && now - c->begin_ns >= (int64_t)(o->time_s * NS_PER_S)))
+	if (now >= c->cell->deadline_ns)
+		wait_for_the_end();
+	if (atomic_load(&shared->error) || (o->time_s && now - c->begin_ns >= (int64_t)(o->time_s * NS_PER_S)))
 		return false;
-	n = atomic_fetch_add(&c->shared->begun, 1);
+	n = atomic_fetch_add(&shared->begun, 1);
 	if (n >= o->groups)
 		return false;
 	if (o->rate) {
@@ -471,55 +581,59 @@ static bool another(const struct churn *c)
 	return true;
 }
 
-/* How many groups live at the same time at most. */
-static uint64_t most_alive(const struct churn_opts *o)
-{
-	uint64_t all = o->workers * o->live;
-
-	return all < o->groups ? all : o->groups;
-}
-
-/* What they take, once, when as many live as ever will. */
-static void look_at_many(const struct churn *c)
+/* What they take, once, when every worker has as many as it may. */
+static void look_at_many(void)
 {
 	uint64_t bytes;
 
-	if (atomic_load(&c->shared->slab_kib))
-		return;
-	atomic_store(&c->shared->slab_kib, level_kib(0));
+	atomic_store(&shared->many, atomic_load(&shared->alive));
+	atomic_store(&shared->many_slab_kib, level_kib(0));
 	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
-		atomic_store(&c->shared->charged_bytes, bytes);
+		atomic_store(&shared->many_bytes, bytes);
 }
 
-static int one_group(const struct churn *c, uint64_t n)
+static int one_group(struct churn *c, uint64_t n)
 {
 	int err = make_group(c, n);
 
 	if (err)
 		return err;
-	atomic_store(&c->shared->last_made_ns, clock_ns());
-	atomic_fetch_add(&c->shared->made, 1);
+	atomic_store(&shared->last_made_ns, clock_ns());
+	atomic_fetch_add(&shared->made, 1);
+	atomic_fetch_add(&shared->alive, 1);
 	err = populate(c, n);
-	if (atomic_fetch_add(&c->shared->alive, 1) + 1 == most_alive(c->opts) && most_alive(c->opts) >= MANY_LIVE)
-		look_at_many(c);
+	if (n + 1 == c->opts->live && atomic_fetch_add(&shared->full, 1) + 1 == c->opts->workers)
+		look_at_many();
 	return err;
 }
 
-static int work(const struct churn *c)
+/* The tasks of a group go before it. */
+static int end_group(struct churn *c, uint64_t n)
+{
+	depopulate(c, n);
+	return remove_group(c, n);
+}
+
+static int work(struct churn *c)
 {
 	uint64_t n = 0, oldest = 0;
 	int err = 0;
 
+	c->residents = calloc(c->opts->live * processes_of(c->opts) + 1, sizeof(*c->residents));
+	if (!c->residents) {
+		cell_fail(c->cell, "memory for %" PRIu64 " groups: %s", c->opts->live, strerror(errno));
+		err = -ENOMEM;
+	}
 	cell_fork_without_record();
 	while (!err && another(c)) {
 		err = one_group(c, n++);
 		if (!err && n - oldest >= c->opts->live)
-			err = remove_group(c, oldest++);
+			err = end_group(c, oldest++);
 	}
 	while (!err && oldest < n)
-		err = remove_group(c, oldest++);
+		err = end_group(c, oldest++);
 	if (err)
-		atomic_store(&c->shared->error, -err);
+		atomic_store(&shared->error, 1);
 	return err;
 }
 
@@ -537,28 +651,27 @@ static void tell_latency(const struct cell *c, const char *what, const struct la
 	}
 }
 
+static void tell_rate(const struct churn *c, const char *metric, uint64_t groups, int64_t took_ns)
+{
+	if (groups && took_ns > 0)
+		cell_metric_fixed(c->cell, metric, (int64_t)((double)groups * 1e3 * NS_PER_S / (double)took_ns), 3);
+}
+
 static void tell(const struct churn *c)
 {
-	uint64_t made = atomic_load(&c->shared->made), removed = atomic_load(&c->shared->removed),
-		 slab_kib = atomic_load(&c->shared->slab_kib), charged = atomic_load(&c->shared->charged_bytes),
-		 alive = most_alive(c->opts);
-	int64_t making = atomic_load(&c->shared->last_made_ns) - c->begin_ns, all = clock_ns() - c->begin_ns;
+	uint64_t slab_kib = atomic_load(&shared->many_slab_kib), many = atomic_load(&shared->many);
 
-	cell_metric_u64(c->cell, "groups_made", made);
-	if (made && making > 0)
-		cell_metric_fixed(c->cell, "groups_made_s", (int64_t)((double)made * 1e3 * NS_PER_S / (double)making),
-				  3);
-	if (removed && all > 0)
-		cell_metric_fixed(c->cell, "groups_removed_s",
-				  (int64_t)((double)removed * 1e3 * NS_PER_S / (double)all), 3);
-	if (start_kib[0] && slab_kib > start_kib[0])
-		cell_metric_fixed(c->cell, "slab_per_group_kib", (int64_t)((slab_kib - start_kib[0]) * 1000 / alive),
-				  3);
-	if (charged)
-		cell_metric_fixed(c->cell, "charged_per_group_kib", (int64_t)(charged * 1000 / 1024 / alive), 3);
-	tell_latency(c->cell, "mkdir", &c->shared->mkdir);
-	tell_latency(c->cell, "rmdir", &c->shared->rmdir);
-	tell_latency(c->cell, "attach", &c->shared->attach);
+	cell_metric_u64(c->cell, "groups_made", atomic_load(&shared->made));
+	tell_rate(c, "groups_made_s", atomic_load(&shared->made), atomic_load(&shared->last_made_ns) - c->begin_ns);
+	tell_rate(c, "groups_removed_s", atomic_load(&shared->removed), atomic_load(&shared->ended_ns) - c->begin_ns);
+	if (c->cell->alone && many >= MANY_LIVE && start_kib[0] && slab_kib > start_kib[0])
+		cell_metric_fixed(c->cell, "slab_per_group_kib", (int64_t)((slab_kib - start_kib[0]) * 1000 / many), 3);
+	if (many >= MANY_LIVE)
+		cell_metric_fixed(c->cell, "charged_per_group_kib",
+				  (int64_t)(atomic_load(&shared->many_bytes) * 1000 / 1024 / many), 3);
+	tell_latency(c->cell, "mkdir", &shared->mkdir);
+	tell_latency(c->cell, "rmdir", &shared->rmdir);
+	tell_latency(c->cell, "attach", &shared->attach);
 }
 
 /* --- Dying groups --- */
@@ -571,6 +684,12 @@ static void tell_reclaim(const struct churn_opts *o)
 
 	scope_path(CHURN_GROUP "/memory.reclaim", path, sizeof(path));
 	cell_knob(RECLAIM_KNOB, asked, o->reclaim == RECLAIM_GROUP && access(path, W_OK) < 0 ? NULL : asked);
+}
+
+/* What the mitigation was asked to do did not work: the record must not say that it is in force. */
+static void reclaim_failed(int err)
+{
+	cell_knob(RECLAIM_KNOB, NULL, strerror(-err));
 }
 
 static int drop_caches(void)
@@ -586,36 +705,42 @@ static uint64_t dying_now(void)
 }
 
 /* Take what keeps dying groups: from their parent, who inherits it, or everywhere. */
-static void reclaim_once(const struct churn *c)
+static int reclaim_once(const struct churn *c)
 {
 	char bytes[24];
 	uint64_t charged;
+	int err;
 
-	if (c->opts->reclaim == RECLAIM_DROP) {
-		drop_caches();
-	} else if (scope_get(CHURN_GROUP, "memory.current", NULL, &charged) == 0) {
-		snprintf(bytes, sizeof(bytes), "%" PRIu64, charged);
-		/* -EAGAIN: not all of it could be had, as was to be expected. */
-		scope_set(CHURN_GROUP, "memory.reclaim", bytes);
-	}
+	if (c->opts->reclaim == RECLAIM_DROP)
+		return drop_caches();
+	err = scope_get(CHURN_GROUP, "memory.current", NULL, &charged);
+	if (err)
+		return err;
+	snprintf(bytes, sizeof(bytes), "%" PRIu64, charged);
+	err = scope_set(CHURN_GROUP, "memory.reclaim", bytes);
+	return err == -EAGAIN ? 0 : err; /* not all of it could be had, as was to be expected */
 }
 
 /* In vain it keeps a processor busy, which looks through every group: the next pause is twice as long then. */
 static void reclaim_for_ever(const struct churn *c)
 {
 	int64_t pause_ms = RECLAIM_MS;
+	int err = 0;
 
-	for (;; clock_sleep_ms(pause_ms)) {
+	for (; !err; clock_sleep_ms(pause_ms)) {
 		uint64_t dying = dying_now();
 
 		if (!dying)
 			continue;
-		reclaim_once(c);
+		err = reclaim_once(c);
+		atomic_fetch_add(&shared->reclaims, err == 0);
 		if (dying_now() <= dying / 2)
 			pause_ms = RECLAIM_MS;
 		else if (pause_ms < RECLAIM_MAX_MS)
 			pause_ms *= 2;
 	}
+	reclaim_failed(err);
+	_exit(-err);
 }
 
 static pid_t start_reclaim(const struct churn *c)
@@ -635,7 +760,9 @@ static void stop_reclaim(const struct churn *c, pid_t pid)
 	if (pid <= 0)
 		return;
 	kill(pid, SIGTERM);
-	cell_wait(c->cell, RECLAIM_NAME, pid);
+	if (cell_wait(c->cell, RECLAIM_NAME, pid) != 128 + SIGTERM)
+		reclaim_failed(-ECHILD);
+	cell_metric_u64(c->cell, "reclaims", atomic_load(&shared->reclaims));
 }
 
 /* --- Hooks --- */
@@ -658,7 +785,14 @@ static int setup(struct cell *c)
 		cell_fail(c, "cgroup %s: %s", CHURN_GROUP, strerror(-err));
 		return err;
 	}
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED) {
+		cell_fail(c, "shared memory: %s", strerror(errno));
+		return -ENOMEM;
+	}
 	tell_reclaim(o);
+	if (c->alone)
+		drop_caches();
 	for (size_t i = 0; i < N_LEVELS; i++)
 		start_kib[i] = level_kib(i);
 	return 0;
@@ -668,14 +802,7 @@ static int setup(struct cell *c)
 static int prepare(struct churn *churn)
 {
 	const struct rlimit fds = { MAX_FDS, MAX_FDS };
-	int err;
 
-	churn->shared = mmap(NULL, sizeof(*churn->shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (churn->shared == MAP_FAILED) {
-		err = -errno;
-		cell_fail(churn->cell, "shared memory: %s", strerror(-err));
-		return err;
-	}
 	setrlimit(RLIMIT_NOFILE, &fds); /* where it is not allowed, what is held says EMFILE */
 	churn->disk = -1;
 	if (!scratch_sectors(churn->opts, 0))
@@ -683,7 +810,8 @@ static int prepare(struct churn *churn)
 	/* Held until the end: the page cache of a disk goes with the last who has it open. */
 	churn->disk = open(churn->cell->scratch, O_RDONLY | O_CLOEXEC);
 	if (churn->disk < 0) {
-		err = -errno;
+		int err = -errno;
+
 		cell_fail(churn->cell, "%s: %s", churn->cell->scratch, strerror(-err));
 		return err;
 	}
@@ -720,93 +848,124 @@ static int run(struct cell *c)
 		if (rc && !err)
 			err = rc < 0 ? rc : -ECANCELED;
 	}
+	atomic_store(&shared->ended_ns, clock_ns());
 	tell(&churn);
 	stop_reclaim(&churn, reclaimer);
 	return err;
 }
 
-/* Dying groups, when there are none any more or the time is up. */
-static int await_freed(int64_t deadline, uint64_t *dying)
+/* How many groups there are below the parent that are dying. -errno after cell_fail(). */
+static int count_dying(const struct cell *c, uint64_t *dying)
 {
-	int err;
+	int err = scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", dying);
 
-	for (;;) {
-		err = scope_get(CHURN_GROUP, "cgroup.stat", "nr_dying_descendants", dying);
-		if (err || !*dying || clock_ns() >= deadline)
-			return err;
-		clock_sleep_ms(SETTLE_MS);
-	}
+	if (err)
+		cell_fail(c, "cgroup.stat of %s: %s", CHURN_GROUP, strerror(-err));
+	return err;
 }
 
-/* Nothing dying, and no level higher than before by more than is allowed? `left` gets what is above, in KiB. */
-static bool returned(const struct churn_opts *o, uint64_t dying, uint64_t left[N_LEVELS])
+static double since_the_churn_s(void)
 {
-	bool back = !dying;
+	return (double)(clock_ns() - atomic_load(&shared->ended_ns)) / NS_PER_S;
+}
+
+/* Until all removed groups are freed, or the time that they have is up. */
+static int settle(struct cell *c, uint64_t *dying)
+{
+	const struct churn_opts *o = c->opts;
+	int64_t deadline = clock_ns() + (int64_t)(o->settle_s * NS_PER_S),
+		last = c->deadline_ns - (RETURN_MS + MARGIN_MS) * NS_PER_MS;
+	int err;
+
+	if (deadline > last)
+		deadline = last;
+	while (!(err = count_dying(c, dying)) && *dying && clock_ns() < deadline)
+		clock_sleep_ms(SETTLE_MS);
+	if (err)
+		return err;
+	cell_metric_u64(c, "dying_left", *dying);
+	if (!*dying)
+		cell_metric_fixed(c, "settle_s", (int64_t)(since_the_churn_s() * 1000), 3);
+	return 0;
+}
+
+/* What is above the levels of before, in KiB; the charge of the parent, which was new, is the last of them. */
+static bool returned(const struct churn_opts *o, uint64_t left_kib[N_LEVELS + 1])
+{
+	uint64_t bytes;
+	bool back = true;
 
 	for (size_t i = 0; i < N_LEVELS; i++) {
 		uint64_t now = level_kib(i);
 
-		left[i] = now > start_kib[i] ? now - start_kib[i] : 0;
-		back &= left[i] <= o->leak_kib;
+		left_kib[i] = now > start_kib[i] ? now - start_kib[i] : 0;
 	}
+	left_kib[N_LEVELS] = scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) ? 0 : bytes / 1024;
+	for (size_t i = 0; i <= N_LEVELS; i++)
+		back &= left_kib[i] <= o->leak_kib;
 	return back;
 }
 
 /* What the kernel kept only because nobody needed the room is dropped; what is still there then has leaked. */
-static int look_for_leaks(struct cell *c, int64_t begin)
+static int look_for_leaks(struct cell *c)
 {
 	const struct churn_opts *o = c->opts;
 	int64_t deadline = clock_ns() + RETURN_MS * NS_PER_MS;
-	uint64_t dying = 0, bytes, left[N_LEVELS] = { 0 };
-	char levels_text[160];
-	int err = c->alone ? drop_caches() : 0;
-	bool back = false;
+	uint64_t dying, left_kib[N_LEVELS + 1];
+	int err = drop_caches();
+	bool back;
 
-	while (!err && !back && clock_ns() < deadline && clock_ns() < c->deadline_ns) {
-		clock_sleep_ms(SETTLE_MS);
-		err = await_freed(0, &dying);
-		back = !err && (c->alone ? returned(o, dying, left) : !dying);
-	}
 	if (err) {
-		cell_fail(c, "looking for leaks: %s", strerror(-err));
+		cell_fail(c, "drop_caches: %s", strerror(-err));
 		return err;
+	}
+	for (;;) {
+		err = count_dying(c, &dying);
+		if (err)
+			return err;
+		back = returned(o, left_kib) && !dying;
+		if (back || clock_ns() >= deadline)
+			break;
+		clock_sleep_ms(SETTLE_MS);
 	}
 	cell_metric_u64(c, "dying_leaked", dying);
 	for (size_t i = 0; i < N_LEVELS; i++)
-		if (c->alone && start_kib[i])
-			cell_metric_u64(c, levels[i].metric, left[i]);
-	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
-		cell_metric_u64(c, "memory_left_kib", bytes / 1024);
+		if (start_kib[i])
+			cell_metric_u64(c, levels[i].metric, left_kib[i]);
+	cell_metric_u64(c, "memory_left_kib", left_kib[N_LEVELS]);
 	if (back)
-		cell_metric_fixed(c, "returned_s", (clock_ns() - begin) / NS_PER_MS, 3);
-	snprintf(levels_text, sizeof(levels_text),
-		 ", slab %" PRIu64 ", per-CPU %" PRIu64 ", stacks %" PRIu64
-		 " KiB above the level of before the first (%" PRIu64 " KiB allowed)",
-		 left[0], left[1], left[2], o->leak_kib);
-	cell_finding(c, "%s %.1f s after the last group: %" PRIu64 " dying%s", back ? "nothing left over" : "left over",
-		     (double)(clock_ns() - begin) / NS_PER_S, dying, c->alone ? levels_text : "");
+		cell_metric_fixed(c, "returned_s", (int64_t)(since_the_churn_s() * 1000), 3);
+	cell_finding(c,
+		     "%s %.1f s after the churn: %" PRIu64 " dying, slab %" PRIu64 ", per-CPU %" PRIu64
+		     ", stacks %" PRIu64 " KiB above the level of before the first group, %" PRIu64
+		     " KiB charged to their parent (%" PRIu64 " KiB allowed for each)",
+		     back ? "nothing left over" : "left over", since_the_churn_s(), dying, left_kib[0], left_kib[1],
+		     left_kib[2], left_kib[N_LEVELS], o->leak_kib);
 	return 0;
 }
 
 /* All pins are gone with their worker: do the groups go too, and is nothing left of them? */
 static int verify(struct cell *c)
 {
-	const struct churn_opts *o = c->opts;
-	int64_t begin = clock_ns(), deadline = begin + (int64_t)(o->settle_s * NS_PER_S);
-	uint64_t dying;
-	int err;
+	uint64_t dying = 0, living;
+	int err = scope_get(CHURN_GROUP, "cgroup.stat", "nr_descendants", &living);
 
-	if (deadline > c->deadline_ns)
-		deadline = c->deadline_ns;
-	err = await_freed(deadline, &dying);
 	if (err) {
 		cell_fail(c, "cgroup.stat of %s: %s", CHURN_GROUP, strerror(-err));
 		return err;
 	}
-	cell_metric_u64(c, "dying_left", dying);
-	if (!dying)
-		cell_metric_fixed(c, "settle_s", (clock_ns() - begin) / NS_PER_MS, 3);
-	return look_for_leaks(c, begin);
+	if (!c->run_ok || living) {
+		cell_finding(c, "the churn did not come to its end: %" PRIu64 " groups live, nothing was looked for",
+			     living);
+		return 0;
+	}
+	err = settle(c, &dying);
+	/* Beside other loads what the machine has is not ours, and dropping its caches would disturb them. */
+	if (!err && c->alone)
+		return look_for_leaks(c);
+	if (!err)
+		cell_finding(c, "%" PRIu64 " groups dying %.1f s after the churn", dying, since_the_churn_s());
+	return err;
 }
 
 /* What reclaim is for: were there dying groups that it could have freed? */
@@ -817,7 +976,7 @@ static void attest_churn(const struct facts *f, const void *opts, struct attesta
 	snprintf(a->evidence, sizeof(a->evidence), "reads %s", a->read_back);
 	if (strcmp(a->mitigation->name, "dying-reclaim") != 0 || !f->have_dying)
 		return;
-	a->exercised = f->dying_peak && o->pin == PIN_CACHE ? YES : NO;
+	a->exercised = f->dying_peak && o->pin_pct && o->pin == PIN_CACHE ? YES : NO;
 	snprintf(a->evidence, sizeof(a->evidence), "%" PRIu64 " dying groups at most, kept by %s", f->dying_peak,
 		 !o->pin_pct	       ? "nothing that lasts"
 		 : o->pin == PIN_CACHE ? "page cache that can be reclaimed"

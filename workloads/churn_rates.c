@@ -64,7 +64,10 @@ static const struct metric rates_metrics[] = {
 	{ 0 },
 };
 
-/* --- Each way: groups per second, negative when it does not work here, 0 after cell_fail(). --- */
+/* --- Each way: groups per second, ABSENT when there is no such way here, FAILED after cell_fail(). --- */
+
+#define ABSENT (-1.0)
+#define FAILED 0.0
 
 static double rate_of(uint64_t groups, int64_t took_ns)
 {
@@ -97,7 +100,7 @@ static double by_call(struct cell *c, enum way way)
 		err = cell_should_stop(c) ? -ETIMEDOUT : make_and_remove(way, group);
 		if (err) {
 			cell_fail(c, "%s, group %s: %s", ways[way].name, group, strerror(-err));
-			return 0;
+			return FAILED;
 		}
 	}
 	return rate_of(o->groups, clock_ns() - begin);
@@ -116,19 +119,30 @@ static double by_script(struct cell *c, enum way way, const char *script)
 	rc = cell_tool(c, "peer", argv);
 	if (rc) {
 		cell_fail(c, "%s: %s", ways[way].name, rc < 0 ? strerror(-rc) : "see peer.err");
-		return 0;
+		return FAILED;
 	}
 	return rate_of(o->slow_groups, clock_ns() - begin);
 }
 
+/* Does this shell command succeed? -errno when nobody knows. */
+static int there(struct cell *c, const char *command)
+{
+	int rc = cell_tool(c, "peer", (const char *const[]){ "sh", "-c", command, NULL });
+
+	if (rc < 0)
+		cell_fail(c, "%s: %s", command, strerror(-rc));
+	return rc < 0 ? rc : rc == 0;
+}
+
 static double by_tools(struct cell *c)
 {
-	static const char there[] = "command -v cgcreate && command -v cgdelete";
 	static const char loop[] = "i=0; while [ $i -lt $1 ]; do "
 				   "cgcreate -g memory:$2/$i && cgdelete -g memory:$2/$i || exit 1; i=$((i+1)); done";
 
-	if (cell_tool(c, "peer", (const char *const[]){ "sh", "-c", there, NULL }))
-		return -1;
+	int rc = there(c, "command -v cgcreate && command -v cgdelete");
+
+	if (rc <= 0)
+		return rc < 0 ? FAILED : ABSENT;
 	return by_script(c, TOOLS, loop);
 }
 
@@ -138,32 +152,36 @@ static double by_shell(struct cell *c)
 			 "i=0; while [ $i -lt $1 ]; do mkdir $3/$i && rmdir $3/$i || exit 1; i=$((i+1)); done");
 }
 
-/* Its bogo operation is one group, made, used and removed: its own figures tell how many and in what time. */
+/*
+ * Its bogo operation is one group: but also a mount of the hierarchy, reads of what is in it, and a process that is
+ * moved, so that its rate is no measure of the kernel's.
+ */
 static double by_stressor(struct cell *c)
 {
-	static const char there[] = "stress-ng --stressors | grep -qw cgroup";
 	const struct rates_opts *o = c->opts;
 	char timeout[24], yaml[PATH_MAX], text[16384], *ops, *took;
-	const char *argv[] = { "stress-ng", "--cgroup", "1",	       "--timeout", timeout,
+	const char *argv[] = { "stress-ng", "--cgroup", "1",	       "--timeout", timeout, "--metrics",
 			       "--yaml",    yaml,	"--temp-path", c->work_dir, NULL };
-	int rc;
+	uint64_t done;
+	int rc = there(c, "stress-ng --stressors | grep -qw cgroup");
 
-	if (cell_tool(c, "peer", (const char *const[]){ "sh", "-c", there, NULL }))
-		return -1;
+	if (rc <= 0)
+		return rc < 0 ? FAILED : ABSENT;
 	snprintf(timeout, sizeof(timeout), "%" PRIu64, o->stress_s);
 	snprintf(yaml, sizeof(yaml), "%s/stress-ng.yaml", c->work_dir);
 	rc = cell_tool(c, "peer", argv);
 	if (rc || sysfile_read(yaml, text, sizeof(text)) < 0) {
 		cell_fail(c, "stress-ng: %s", rc < 0 ? strerror(-rc) : "see peer.err");
-		return 0;
+		return FAILED;
 	}
 	ops = strstr(text, "bogo-ops: ");
 	took = strstr(text, "wall-clock-time: ");
-	/* It leaves both out when it came to the end of no operation. */
-	if (!ops || !took)
-		return -1;
-	return rate_of(strtoull(ops + strlen("bogo-ops: "), NULL, 10),
-		       (int64_t)(strtod(took + strlen("wall-clock-time: "), NULL) * NS_PER_S));
+	done = ops ? strtoull(ops + strlen("bogo-ops: "), NULL, 10) : 0;
+	if (!done || !took) {
+		cell_fail(c, "stress-ng: not one group in %" PRIu64 " s, see stress-ng.yaml", o->stress_s);
+		return FAILED;
+	}
+	return rate_of(done, (int64_t)(strtod(took + strlen("wall-clock-time: "), NULL) * NS_PER_S));
 }
 
 static double rate_by(struct cell *c, enum way way)
@@ -202,13 +220,12 @@ static void tell_way(const struct cell *c, enum way way, double rates[N_WAYS][MA
 {
 	double ratios[MAX_ROUNDS], sorted[MAX_ROUNDS];
 
-	for (uint64_t i = 0; i < rounds; i++) {
-		if (rates[way][i] < 0) {
-			cell_finding(c, "%s: not here, or no group was done", ways[way].name);
-			return;
-		}
-		ratios[i] = rates[RAW][i] / rates[way][i];
+	if (rates[way][0] == ABSENT) {
+		cell_finding(c, "%s: not on this machine", ways[way].name);
+		return;
 	}
+	for (uint64_t i = 0; i < rounds; i++)
+		ratios[i] = rates[RAW][i] / rates[way][i];
 	memcpy(sorted, rates[way], rounds * sizeof(*sorted));
 	tell_median(c, ways[way].rate, sorted, rounds);
 	if (ways[way].ratio)
@@ -231,7 +248,7 @@ static int run(struct cell *c)
 	for (uint64_t i = 0; i < o->rounds; i++) {
 		for (enum way way = RAW; way < N_WAYS; way++) {
 			rates[way][i] = rate_by(c, way);
-			if (rates[way][i] == 0)
+			if (rates[way][i] == FAILED)
 				return -ECANCELED;
 		}
 	}
@@ -249,7 +266,7 @@ static int verify(struct cell *c)
 static const struct workload churn_rates = {
 	.name = "churn-rates",
 	.summary = "how fast groups can be made and removed: by us, by libcgroup, and by what others use",
-	.programs = (const char *const[]){ "cgcreate?", "cgdelete?", "stress-ng", NULL },
+	.programs = (const char *const[]){ "cgcreate?", "cgdelete?", "stress-ng?", NULL },
 	.exercises = (const char *const[]){ "cgroup_mkdir", "cgroup_rmdir", NULL },
 	.group = RATES_GROUP,
 	.opts = rates_options,

@@ -41,7 +41,7 @@
 
 static const char check_name[] = "hr-kmem-check";
 
-enum held { FAILED, HELD, NOT_DECIDED };
+enum held { FAILED, HELD, NOT_DECIDED, BROKEN };
 
 struct check {
 	const char *name;
@@ -72,7 +72,7 @@ static bool near(uint64_t a, uint64_t b)
 
 /* --- In a group --- */
 
-/* Run fn(arg) in a process of the group, until it ends or the hook's time is up. 0 or -errno. */
+/* Run fn(arg) in a process of the group, until it ends or the hook's time is up. 0, -errno, or as cell_wait(). */
 static int in_group(const struct cell *c, const char *group, void (*fn)(uint64_t arg), uint64_t arg)
 {
 	pid_t pid = cell_child(c, check_name);
@@ -88,7 +88,7 @@ static int in_group(const struct cell *c, const char *group, void (*fn)(uint64_t
 		_exit(-err);
 	}
 	rc = cell_wait(c, check_name, pid);
-	return rc > 0 ? -rc : rc;
+	return rc > 0 && rc < 128 ? -rc : rc;
 }
 
 static int destroy(const char *group)
@@ -96,10 +96,13 @@ static int destroy(const char *group)
 	return scope_destroy(group, clock_ns() + DESTROY_MS * NS_PER_MS);
 }
 
-static enum held not_decided(char *values, size_t size, const char *what, int err)
+/* The kernel lacks what would decide; any other error is ours, and no answer. */
+static enum held no_answer(char *values, size_t size, const char *what, int err)
 {
-	snprintf(values, size, "%s: %s", what, strerror(-err));
-	return NOT_DECIDED;
+	char words[64];
+
+	snprintf(values, size, "%s: %s", what, cell_end_words(err, words, sizeof(words)));
+	return err == -ENODATA || err == -ENOENT ? NOT_DECIDED : BROKEN;
 }
 
 static int stat_of(const char *group, const char *key, uint64_t *value)
@@ -124,7 +127,7 @@ static enum held kmem_basic(const struct cell *c, char *values, size_t size)
 	if (!err)
 		err = scope_get(CHECK_GROUP, "memory.current", NULL, &current);
 	if (err)
-		return not_decided(values, size, "kmem_basic", err);
+		return no_answer(values, size, "kmem_basic", err);
 	snprintf(values, size,
 		 "slab %" PRIu64 " bytes, after memory.high = 1M slab %" PRIu64 ", memory.current %" PRIu64, before,
 		 after, current);
@@ -184,7 +187,7 @@ static enum held kmem_memcg_deletion(const struct cell *c, char *values, size_t 
 		sum += err ? 0 : part;
 	}
 	if (err)
-		return not_decided(values, size, "kmem_memcg_deletion", err);
+		return no_answer(values, size, "kmem_memcg_deletion", err);
 	snprintf(values, size,
 		 "memory.current %" PRIu64 " bytes, anon + file + kernel + sock %" PRIu64 ", tolerance %" PRIu64,
 		 current, sum, tolerance());
@@ -193,11 +196,13 @@ static enum held kmem_memcg_deletion(const struct cell *c, char *values, size_t 
 
 static enum held kmem_proc_kpagecgroup(const struct cell *c, char *values, size_t size)
 {
-	int fd = open("/proc/kpagecgroup", O_RDONLY | O_CLOEXEC), err = fd < 0 ? -errno : 0;
+	int fd = open("/proc/kpagecgroup", O_RDONLY | O_CLOEXEC), err = 0;
 	char buf[KPAGE_READ];
 	uint64_t bytes = 0;
 	ssize_t n = 0;
 
+	if (fd < 0)
+		return no_answer(values, size, "/proc/kpagecgroup", -errno);
 	while (!err && (n = read(fd, buf, sizeof(buf))) > 0) {
 		bytes += (uint64_t)n;
 		if (cell_should_stop(c))
@@ -205,10 +210,11 @@ static enum held kmem_proc_kpagecgroup(const struct cell *c, char *values, size_
 	}
 	if (n < 0)
 		err = -errno;
-	if (fd >= 0)
-		close(fd);
+	close(fd);
+	if (err == -ETIMEDOUT)
+		return no_answer(values, size, "/proc/kpagecgroup", err);
 	snprintf(values, size, "%" PRIu64 " bytes read, %s", bytes, err ? strerror(-err) : "to the end");
-	return fd < 0 ? NOT_DECIDED : err ? FAILED : HELD;
+	return err ? FAILED : HELD;
 }
 
 /* Says on the pipe when its threads are there, or which error kept them away, and stays until it is ended. */
@@ -239,7 +245,7 @@ static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t s
 	pid_t pid;
 
 	if (pipe2(ends, O_CLOEXEC) < 0)
-		return not_decided(values, size, "pipe", -errno);
+		return no_answer(values, size, "pipe", -errno);
 	pid = cell_child(c, check_name);
 	if (pid == 0) {
 		close(ends[0]);
@@ -258,7 +264,7 @@ static enum held kmem_kernel_stacks(const struct cell *c, char *values, size_t s
 		cell_wait(c, check_name, pid);
 	}
 	if (err)
-		return not_decided(values, size, "threads", err);
+		return no_answer(values, size, "threads", err);
 	snprintf(values, size, "kernel_stack %" PRIu64 " bytes of %d threads, at least %d expected", bytes,
 		 STACK_THREADS, STACK_THREADS * STACK_BYTES);
 	return bytes >= (uint64_t)STACK_THREADS * STACK_BYTES ? HELD : FAILED;
@@ -276,7 +282,7 @@ static enum held kmem_dead_cgroups(const struct cell *c, char *values, size_t si
 			clock_sleep_ms(DEAD_POLL_MS);
 	}
 	if (err)
-		return not_decided(values, size, "kmem_dead_cgroups", err);
+		return no_answer(values, size, "kmem_dead_cgroups", err);
 	snprintf(values, size, "%" PRIu64 " of %d groups dying after %.1f s", dying, DEAD_GROUPS,
 		 (double)(clock_ns() - begin) / NS_PER_S);
 	return dying ? FAILED : HELD;
@@ -302,7 +308,7 @@ static enum held percpu_basic(const struct cell *c, char *values, size_t size)
 	if (!err)
 		err = stat_of(CHECK_GROUP, "slab", &slab);
 	if (err)
-		return not_decided(values, size, "percpu_basic", err);
+		return no_answer(values, size, "percpu_basic", err);
 	snprintf(values, size,
 		 "memory.current %" PRIu64 " bytes, percpu %" PRIu64 " + slab %" PRIu64 ", tolerance %" PRIu64, current,
 		 percpu, slab, tolerance());
@@ -343,6 +349,11 @@ static int run(struct cell *c)
 			break;
 		}
 		result = checks[i].fn(c, values, sizeof(values));
+		if (result == BROKEN) {
+			cell_fail(c, "%s: %s", checks[i].name, values);
+			err = -ECANCELED;
+			break;
+		}
 		held += result == HELD;
 		cell_finding(c, "%s %s: %s", checks[i].name, words[result], values);
 		if (result == FAILED)

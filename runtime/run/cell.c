@@ -336,6 +336,15 @@ void cell_fork_without_record(void)
 	bb_keep_from_children(events_to);
 }
 
+const char *cell_end_words(int rc, char *buf, size_t size)
+{
+	if (rc > 128 && rc < 128 + NSIG)
+		snprintf(buf, size, "killed by signal %d", rc - 128);
+	else
+		snprintf(buf, size, "%s", strerror(abs(rc)));
+	return buf;
+}
+
 int cell_wait(const struct cell *c, const char *comm, pid_t pid)
 {
 	int rc, status;

@@ -177,5 +177,8 @@ pid_t cell_child(const struct cell *c, const char *comm);
 void cell_fork_without_record(void);
 /* Wait for such a process to end until the deadline of the hook; then kill it. Returns as cell_tool(). */
 int cell_wait(const struct cell *c, const char *comm, pid_t pid);
+/* What such a return value says, for processes that exit with an errno: "Cannot allocate memory", "killed by signal 9".
+ */
+const char *cell_end_words(int rc, char *buf, size_t size);
 
 #endif
