@@ -677,13 +677,17 @@ static void tell(const struct churn *c)
 /* --- Dying groups --- */
 
 /* Does the kernel have what was asked for? Before 5.19 memory.reclaim is not there. */
-static void tell_reclaim(const struct churn_opts *o)
+static bool can_reclaim(const struct churn_opts *o)
 {
-	const char *asked = reclaim_choices[o->reclaim];
 	char path[PATH_MAX];
 
 	scope_path(CHURN_GROUP "/memory.reclaim", path, sizeof(path));
-	cell_knob(RECLAIM_KNOB, asked, o->reclaim == RECLAIM_GROUP && access(path, W_OK) < 0 ? NULL : asked);
+	return o->reclaim != RECLAIM_GROUP || access(path, W_OK) == 0;
+}
+
+static void tell_reclaim(const struct churn_opts *o)
+{
+	cell_knob(RECLAIM_KNOB, reclaim_choices[o->reclaim], can_reclaim(o) ? reclaim_choices[o->reclaim] : NULL);
 }
 
 /* What the mitigation was asked to do did not work: the record must not say that it is in force. */
@@ -747,7 +751,7 @@ static pid_t start_reclaim(const struct churn *c)
 {
 	pid_t pid;
 
-	if (c->opts->reclaim == RECLAIM_NONE)
+	if (c->opts->reclaim == RECLAIM_NONE || !can_reclaim(c->opts))
 		return 0;
 	pid = cell_child(c->cell, RECLAIM_NAME);
 	if (pid == 0)
@@ -757,11 +761,14 @@ static pid_t start_reclaim(const struct churn *c)
 
 static void stop_reclaim(const struct churn *c, pid_t pid)
 {
+	int rc;
+
 	if (pid <= 0)
 		return;
 	kill(pid, SIGTERM);
-	if (cell_wait(c->cell, RECLAIM_NAME, pid) != 128 + SIGTERM)
-		reclaim_failed(-ECHILD);
+	rc = cell_wait(c->cell, RECLAIM_NAME, pid);
+	if (rc < 0 || (rc > 128 && rc != 128 + SIGTERM))
+		reclaim_failed(-ECHILD); /* any other end it has told of itself */
 	cell_metric_u64(c->cell, "reclaims", atomic_load(&shared->reclaims));
 }
 
