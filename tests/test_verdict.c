@@ -415,15 +415,19 @@ static void the_half_life_of_dying_cgroups_begins_where_the_load_ended(void **st
 	static const char ended[] = HARNESS("10", "phase", "\"name\":\"cool-down\",", "cool-down");
 
 	(void)state;
-	read_facts(DYING("5", "0", "90") DYING("10.5", "0", "41") DYING("12", "0", "21") DYING("14", "500", "20")
+	read_facts(DYING("5", "0", "90") DYING("9.5", "0", "41") DYING("12", "0", "21") DYING("14", "500", "20")
 			   DYING("15", "0", "0"),
 		   ended);
 	assert_int_equal(f.dying_peak, 90);
 	assert_true(fabs(f.dying_half_life_s - 3.5) < 0.001);
 	facts_free(&f);
 	/* Not half of them went; or there were none. */
-	read_facts(DYING("11", "0", "41") DYING("12", "0", "40"), ended);
+	read_facts(DYING("9", "0", "41") DYING("11", "0", "41") DYING("12", "0", "40"), ended);
 	assert_true(f.dying_half_life_s < 0);
+	facts_free(&f);
+	/* Nearly all went at once: the one that stays does not make half of it late. */
+	read_facts(DYING("9", "0", "1006") DYING("10.5", "0", "1") DYING("40", "0", "0"), ended);
+	assert_true(fabs(f.dying_half_life_s - 0.5) < 0.001);
 	facts_free(&f);
 	read_facts(DYING("11", "0", "0") DYING("12", "0", "0"), ended);
 	assert_true(f.have_dying && f.dying_half_life_s < 0);

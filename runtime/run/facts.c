@@ -219,10 +219,11 @@ static void groups_of_sample(struct facts *f, json_t *cgroups, double t, struct 
 	f->have_dying = true;
 	if (n > f->dying_peak)
 		f->dying_peak = n;
-	if (!f->run_ended || read_t < f->run_end_t)
-		return;
-	if (!first->dying.have)
+	/* Half of those that were left when the load ended: most are often gone by the next reading. */
+	if (!f->run_ended || read_t < f->run_end_t) {
 		first->dying = (struct base){ true, n };
+		return;
+	}
 	if (f->dying_half_life_s < 0 && first->dying.value && n <= first->dying.value / 2)
 		f->dying_half_life_s = read_t - f->run_end_t;
 }
