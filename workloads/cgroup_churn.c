@@ -40,6 +40,7 @@
 #define MAX_LIVE       4096
 #define RMDIR_MS       5000 /* a group is busy until its last task is reaped; more is a finding */
 #define SETTLE_MS      100
+#define START_MS       500
 #define RETURN_MS      10000  /* after the drop: what is freed by RCU and by work items */
 #define MARGIN_MS      1000   /* before the hook's deadline, to say what was found */
 #define MAX_RESIDENTS  100000 /* tasks that stay, of one worker */
@@ -53,7 +54,7 @@
 struct churn_opts {
 	uint64_t groups, time_s, rate, workers, live, depth, tasks, populated_pct, pin_pct, settle_s, leak_kib;
 	struct kmem_load load;
-	bool stay;
+	bool stay, leaks;
 	unsigned method, population, entry, controllers, pin, reclaim;
 };
 
@@ -118,9 +119,11 @@ static const struct opt churn_options[] = {
 	  "their parent, or drop_caches" },
 	{ "settle_s", OPT_U64, FIELD(settle_s), "30", 1, 3600, NULL, "s",
 	  "time that removed groups have to be freed when all pins are gone" },
+	{ "leaks", OPT_BOOL, FIELD(leaks), "no", 0, 0, NULL, NULL,
+	  "look for what is left over: before the first group and at the end the kernel drops what it only keeps, and "
+	  "the levels are compared" },
 	{ "leak_kib", OPT_U64, FIELD(leak_kib), "4096", 0, 1 << 30, NULL, "KiB",
-	  "more than so much above the level of before the first group is left over, after that time and a drop of "
-	  "the caches" },
+	  "above a level of before the first group that is not yet called left over" },
 	{ 0 },
 };
 
@@ -175,7 +178,7 @@ static const struct metric churn_metrics[] = {
 	{ "slab_left_kib", "KiB", LESS, "slab of the machine above the level of before the first group" },
 	{ "percpu_left_kib", "KiB", LESS, "per-CPU memory above the level of before the first group" },
 	{ "stack_left_kib", "KiB", LESS, "kernel stacks above the level of before the first group" },
-	{ "memory_left_kib", "KiB", LESS, "still charged to the groups' parent when they are gone" },
+	{ "memory_left_kib", "KiB", LESS, "still charged to the groups' parent when they are gone, caches and all" },
 	{ 0 },
 };
 
@@ -201,18 +204,6 @@ static int check(const void *opts, char *err, size_t err_size)
 
 /* --- Groups --- */
 
-struct shared {
-	struct latency mkdir, rmdir, attach;
-	_Atomic uint64_t begun, made, removed, pins, reclaims;
-	_Atomic uint64_t alive, full;			  /* groups; workers that once had as many as they may */
-	_Atomic uint64_t many, many_slab_kib, many_bytes; /* groups that lived when all had, and what they took */
-	_Atomic int64_t last_made_ns, ended_ns;
-	_Atomic int error;
-};
-
-/* Of all processes of the workload: setup() makes it. */
-static struct shared *shared;
-
 /* What the kernel has on all of the machine, in KiB. */
 static const struct level {
 	const char *key, *metric;
@@ -220,8 +211,19 @@ static const struct level {
 
 #define N_LEVELS (sizeof(levels) / sizeof(levels[0]))
 
-/* Before the first group: setup() looks, and run() and verify() are forks of it. 0: could not be read. */
-static uint64_t start_kib[N_LEVELS];
+struct shared {
+	struct latency mkdir, rmdir, attach;
+	_Atomic uint64_t begun, made, removed, pins, reclaims;
+	_Atomic uint64_t alive, full;			  /* groups; workers that once had as many as they may */
+	_Atomic uint64_t many, many_slab_kib, many_bytes; /* groups that lived when all had, and what they took */
+	_Atomic int64_t last_made_ns, ended_ns;
+	_Atomic int error;
+	/* Before the first group, when the recorder has long begun. 0: could not be read. */
+	_Atomic uint64_t start_kib[N_LEVELS];
+};
+
+/* Of all processes of the workload: setup() makes it. */
+static struct shared *shared;
 
 static uint64_t level_kib(size_t i)
 {
@@ -659,13 +661,14 @@ static void tell_rate(const struct churn *c, const char *metric, uint64_t groups
 
 static void tell(const struct churn *c)
 {
-	uint64_t slab_kib = atomic_load(&shared->many_slab_kib), many = atomic_load(&shared->many);
+	uint64_t slab_kib = atomic_load(&shared->many_slab_kib), many = atomic_load(&shared->many),
+		 start_kib = atomic_load(&shared->start_kib[0]);
 
 	cell_metric_u64(c->cell, "groups_made", atomic_load(&shared->made));
 	tell_rate(c, "groups_made_s", atomic_load(&shared->made), atomic_load(&shared->last_made_ns) - c->begin_ns);
 	tell_rate(c, "groups_removed_s", atomic_load(&shared->removed), atomic_load(&shared->ended_ns) - c->begin_ns);
-	if (c->cell->alone && many >= MANY_LIVE && start_kib[0] && slab_kib > start_kib[0])
-		cell_metric_fixed(c->cell, "slab_per_group_kib", (int64_t)((slab_kib - start_kib[0]) * 1000 / many), 3);
+	if (c->cell->alone && many >= MANY_LIVE && start_kib && slab_kib > start_kib)
+		cell_metric_fixed(c->cell, "slab_per_group_kib", (int64_t)((slab_kib - start_kib) * 1000 / many), 3);
 	if (many >= MANY_LIVE)
 		cell_metric_fixed(c->cell, "charged_per_group_kib",
 				  (int64_t)(atomic_load(&shared->many_bytes) * 1000 / 1024 / many), 3);
@@ -798,10 +801,6 @@ static int setup(struct cell *c)
 		return -ENOMEM;
 	}
 	tell_reclaim(o);
-	if (c->alone)
-		drop_caches();
-	for (size_t i = 0; i < N_LEVELS; i++)
-		start_kib[i] = level_kib(i);
 	return 0;
 }
 
@@ -826,6 +825,17 @@ static int prepare(struct churn *churn)
 	return 0;
 }
 
+/* Without what was only kept, as at the end; what is in use comes back at once. */
+static void take_start_levels(const struct cell *c)
+{
+	const struct churn_opts *o = c->opts;
+
+	if (o->leaks && cell_drop() == 0)
+		clock_sleep_ms(START_MS);
+	for (size_t i = 0; i < N_LEVELS; i++)
+		atomic_store(&shared->start_kib[i], level_kib(i));
+}
+
 static int run(struct cell *c)
 {
 	struct churn churn = { .cell = c, .opts = c->opts };
@@ -835,6 +845,7 @@ static int run(struct cell *c)
 
 	if (err)
 		return err;
+	take_start_levels(c);
 	reclaimer = start_reclaim(&churn);
 	if (reclaimer < 0)
 		return reclaimer;
@@ -882,6 +893,7 @@ static int settle(struct cell *c, uint64_t *dying)
 	const struct churn_opts *o = c->opts;
 	int64_t deadline = clock_ns() + (int64_t)(o->settle_s * NS_PER_S),
 		last = c->deadline_ns - (RETURN_MS + MARGIN_MS) * NS_PER_MS;
+	uint64_t bytes;
 	int err;
 
 	if (deadline > last)
@@ -891,6 +903,8 @@ static int settle(struct cell *c, uint64_t *dying)
 	if (err)
 		return err;
 	cell_metric_u64(c, "dying_left", *dying);
+	if (scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) == 0)
+		cell_metric_u64(c, "memory_left_kib", bytes / 1024);
 	if (!*dying)
 		cell_metric_fixed(c, "settle_s", (int64_t)(since_the_churn_s() * 1000), 3);
 	return 0;
@@ -903,9 +917,9 @@ static bool returned(const struct churn_opts *o, uint64_t left_kib[N_LEVELS + 1]
 	bool back = true;
 
 	for (size_t i = 0; i < N_LEVELS; i++) {
-		uint64_t now = level_kib(i);
+		uint64_t now = level_kib(i), start = atomic_load(&shared->start_kib[i]);
 
-		left_kib[i] = now > start_kib[i] ? now - start_kib[i] : 0;
+		left_kib[i] = now > start ? now - start : 0;
 	}
 	left_kib[N_LEVELS] = scope_get(CHURN_GROUP, "memory.current", NULL, &bytes) ? 0 : bytes / 1024;
 	for (size_t i = 0; i <= N_LEVELS; i++)
@@ -913,33 +927,33 @@ static bool returned(const struct churn_opts *o, uint64_t left_kib[N_LEVELS + 1]
 	return back;
 }
 
-/* What the kernel kept only because nobody needed the room is dropped; what is still there then has leaked. */
+/* What the kernel only kept is dropped; what is still there then has leaked. */
 static int look_for_leaks(struct cell *c)
 {
 	const struct churn_opts *o = c->opts;
 	int64_t deadline = clock_ns() + RETURN_MS * NS_PER_MS;
 	uint64_t dying, left_kib[N_LEVELS + 1];
-	int err = drop_caches();
-	bool back;
+	bool back = false;
+	int err = 0;
 
+	/* Each drop may free what the next can free more of. */
+	do {
+		if (!err)
+			err = cell_drop();
+		clock_sleep_ms(START_MS);
+		if (!err)
+			err = count_dying(c, &dying);
+		if (!err)
+			back = returned(o, left_kib) && !dying;
+	} while (!err && !back && clock_ns() < deadline);
 	if (err) {
-		cell_fail(c, "drop_caches: %s", strerror(-err));
+		cell_fail(c, "looking for leaks: %s", strerror(-err));
 		return err;
-	}
-	for (;;) {
-		err = count_dying(c, &dying);
-		if (err)
-			return err;
-		back = returned(o, left_kib) && !dying;
-		if (back || clock_ns() >= deadline)
-			break;
-		clock_sleep_ms(SETTLE_MS);
 	}
 	cell_metric_u64(c, "dying_leaked", dying);
 	for (size_t i = 0; i < N_LEVELS; i++)
-		if (start_kib[i])
+		if (atomic_load(&shared->start_kib[i]))
 			cell_metric_u64(c, levels[i].metric, left_kib[i]);
-	cell_metric_u64(c, "memory_left_kib", left_kib[N_LEVELS]);
 	if (back)
 		cell_metric_fixed(c, "returned_s", (int64_t)(since_the_churn_s() * 1000), 3);
 	cell_finding(c,
@@ -954,6 +968,7 @@ static int look_for_leaks(struct cell *c)
 /* All pins are gone with their worker: do the groups go too, and is nothing left of them? */
 static int verify(struct cell *c)
 {
+	const struct churn_opts *o = c->opts;
 	uint64_t dying = 0, living;
 	int err = scope_get(CHURN_GROUP, "cgroup.stat", "nr_descendants", &living);
 
@@ -967,8 +982,7 @@ static int verify(struct cell *c)
 		return 0;
 	}
 	err = settle(c, &dying);
-	/* Beside other loads what the machine has is not ours, and dropping its caches would disturb them. */
-	if (!err && c->alone)
+	if (!err && o->leaks)
 		return look_for_leaks(c);
 	if (!err)
 		cell_finding(c, "%" PRIu64 " groups dying %.1f s after the churn", dying, since_the_churn_s());

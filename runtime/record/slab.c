@@ -196,7 +196,7 @@ int slab_describe(struct bb *box, const struct slab_files *f)
 }
 
 /* How many caches there were that could not be shrunk. */
-static uint64_t shrink_all(const struct slab_files *f)
+uint64_t slab_shrink_all(const struct slab_files *f)
 {
 	DIR *d = opendir(f->caches);
 	uint64_t failed = 0;
@@ -230,7 +230,7 @@ int slab_shrink(struct bb *box, const struct slab_files *f)
 		jsonw_object(&j, "before");
 		source_slabinfo(&j, "slab", text, (size_t)len);
 		jsonw_object_end(&j);
-		jsonw_u64(&j, "not_shrunk", shrink_all(f));
+		jsonw_u64(&j, "not_shrunk", slab_shrink_all(f));
 		len = read_text(f->slabinfo, text, TEXT_SIZE);
 	}
 	if (len >= 0) {

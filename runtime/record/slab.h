@@ -29,8 +29,10 @@ void slab_files_of_this_machine(struct slab_files *f);
  * at most count as in use (`slack`), and the caches merged with it (`merged`). Returns 0 or -errno.
  */
 int slab_describe(struct bb *box, const struct slab_files *files);
+/* Shrink every cache; how many could not be. It may hang, see below. */
+uint64_t slab_shrink_all(const struct slab_files *files);
 /*
- * Shrink every cache. Event "slab-shrunk": slabinfo `before` and `after`, and how many caches could not be shrunk.
+ * The same, told: event "slab-shrunk": slabinfo `before` and `after`, and how many caches could not be shrunk.
  * Waits for a kernel worker on every CPU, so it may hang where they do: for a child with a deadline. Returns 0 or
  * -errno.
  */

@@ -180,6 +180,17 @@ void cell_knob(const char *name, const char *value, const char *read_back)
 	end_event(&j, "");
 }
 
+int cell_drop(void)
+{
+	struct slab_files files;
+	int err = sysfile_write("/proc/sys/vm/drop_caches", "3");
+
+	if (err)
+		return err;
+	slab_files_of_this_machine(&files);
+	return slab_shrink_all(&files) ? -EIO : 0;
+}
+
 static bool declared(const struct cell *c, const char *name)
 {
 	for (const struct metric *m = c->workload->metrics; m && m->name; m++)

@@ -152,6 +152,11 @@ void cell_finding(const struct cell *c, const char *fmt, ...) __attribute__((for
 void cell_skip(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* The kernel's name ("dm-0") of the block device with which the workload does this, for the record: "swap". */
 void cell_device(const char *name, const char *kernel_name);
+/*
+ * Have the kernel give up what it only keeps because nobody needs the room: page cache, dentries and inodes that nobody
+ * uses, empty and partly empty slabs. 0 or -errno. It is felt by all loads of the cell.
+ */
+int cell_drop(void);
 /* Data that should be X is Y: the cell's verdict becomes `corrupt`. */
 void cell_corrupt(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

@@ -84,7 +84,7 @@ def test_every_kind_of_kernel_memory_is_charged(results, tmp_path):
     loads += "dentries = 5\ninodes = 2\npipes = 2\nsockets = 2\nepolls = 2\npercpu = 2\nstacks = 3"
     run = churn(tmp_path, results, loads, groups=120)
     metrics = cell(run, "001-after-1")["metrics"]
-    assert metrics["groups_made"] == 120 and metrics["dying_left"] == metrics["dying_leaked"] == 0
+    assert metrics["groups_made"] == 120 and metrics["dying_left"] == 0
     assert metrics["slab_per_group_kib"] > 20 and metrics["charged_per_group_kib"] > 20
     assert "attach_p50_us" not in metrics, "nobody was moved"
     seen = [one["cgroups"]["groups"] for one in lines(run, "001-after-1", "samples.jsonl") if one.get("cgroups", {}).get("groups")]
@@ -100,7 +100,6 @@ def test_reclaim_frees_groups_that_only_page_cache_keeps(results, tmp_path):
     assert kept["metrics"]["dying_cgroups_peak"] >= 40 > 4 * reclaimed["metrics"]["dying_cgroups_peak"]
     assert [one["mitigations"]["dying-reclaim"]["state"] for one in (kept, reclaimed)] == ["off", "on"]
     assert reclaimed["mitigations"]["dying-reclaim"]["exercised"] is True
-    assert reclaimed["metrics"]["dying_leaked"] == 0
 
 
 def test_a_dentry_that_is_open_does_not_keep_a_group_where_slabs_are_shared(results, tmp_path):
@@ -111,7 +110,7 @@ def test_a_dentry_that_is_open_does_not_keep_a_group_where_slabs_are_shared(resu
 
 
 def test_what_is_left_over_is_said(results, tmp_path):
-    run = churn(tmp_path, results, "leak_kib = 0\ntasks = 1")
+    run = churn(tmp_path, results, "leaks = yes\nleak_kib = 0\ntasks = 1")
     (said,) = [finding["text"] for finding in cell(run, "001-after-1")["findings"]]
     assert said.startswith("cgroup-churn: left over 1") and "(0 KiB allowed for each)" in said
     assert "returned_s" not in cell(run, "001-after-1")["metrics"]
@@ -182,4 +181,4 @@ def test_the_kernel_keeps_its_promises_while_groups_come_and_go(results, tmp_pat
     assert own <= set(groups)
     assert groups["/headroom/churn"]["current"] > 0
     (over,) = [text for text in found if text.startswith("cgroup-churn: ")]
-    assert "groups dying" in over and "slab" not in over, "the machine's slab is not its own here"
+    assert "0 groups dying" in over
