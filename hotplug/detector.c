@@ -65,6 +65,7 @@ static void classify(struct detector *d, struct waiter *t, bool migrating_fails)
 	snprintf(path, sizeof(path), "%s/%d/status", d->proc, (int)t->pid);
 	if (sysfile_read_key(path, "voluntary_ctxt_switches", &t->switches))
 		t->switches = 0;
+	t->offlines = t->pid == d->offliner;
 	waitfor_classify(t, stack, n > 0 ? (size_t)n : 0, migrating_fails);
 }
 

@@ -13,6 +13,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/prctl.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
@@ -121,39 +122,65 @@ static void count_pages(uint64_t *migrated, uint64_t *failed)
 		*failed = 0;
 }
 
+struct memblock_try memblock_begin(const char *root, unsigned id, const char *state)
+{
+	struct memblock_try t = { .begin_ns = clock_ns() };
+	pid_t parent = getpid();
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/memory%u/state", root, id);
+	count_pages(&t.migrated, &t.failed);
+	t.pid = fork();
+	if (t.pid == 0) {
+		spawn_die_with(parent);
+		prctl(PR_SET_NAME, "hr-offline");
+		_exit(-sysfile_write(path, state));
+	}
+	if (t.pid < 0)
+		t.err = -errno;
+	return t;
+}
+
+/* The counters were as of the beginning until now. */
+static void finish(struct memblock_try *t)
+{
+	uint64_t migrated, failed;
+
+	t->took_ns = clock_ns() - t->begin_ns;
+	count_pages(&migrated, &failed);
+	t->migrated = migrated - t->migrated;
+	t->failed = failed - t->failed;
+}
+
+bool memblock_ended(struct memblock_try *t, int64_t until_ns)
+{
+	int status;
+
+	if (!spawn_wait_until(t->pid, until_ns, &status))
+		return false;
+	t->err = WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+	finish(t);
+	return true;
+}
+
+void memblock_kill(struct memblock_try *t)
+{
+	int status;
+
+	t->ended = true;
+	kill(t->pid, SIGKILL);
+	t->hangs = !spawn_wait_until(t->pid, clock_ns() + KILL_MS * NS_PER_MS, &status);
+	t->err = t->hangs ? -EBUSY : -EINTR;
+	finish(t);
+}
+
 struct memblock_try memblock_write(const char *root, unsigned id, const char *state, int64_t bound_ns,
 				   int64_t deadline_ns)
 {
-	struct memblock_try t = { 0 };
-	int64_t begin = clock_ns(), until = bound_ns && begin + bound_ns < deadline_ns ? begin + bound_ns : deadline_ns;
-	uint64_t migrated, failed;
-	char path[PATH_MAX];
-	pid_t pid, parent = getpid();
-	int status = 0;
+	struct memblock_try t = memblock_begin(root, id, state);
+	int64_t until = bound_ns && t.begin_ns + bound_ns < deadline_ns ? t.begin_ns + bound_ns : deadline_ns;
 
-	snprintf(path, sizeof(path), "%s/memory%u/state", root, id);
-	count_pages(&migrated, &failed);
-	pid = fork();
-	if (pid == 0) {
-		spawn_die_with(parent);
-		_exit(-sysfile_write(path, state));
-	}
-	if (pid < 0) {
-		t.err = -errno;
-		return t;
-	}
-	if (!spawn_wait_until(pid, until, &status)) {
-		t.ended = true;
-		kill(pid, SIGKILL);
-		t.hangs = !spawn_wait_until(pid, clock_ns() + KILL_MS * NS_PER_MS, &status);
-	}
-	t.took_ns = clock_ns() - begin;
-	if (t.ended)
-		t.err = t.hangs ? -EBUSY : -EINTR;
-	else
-		t.err = WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
-	count_pages(&t.migrated, &t.failed);
-	t.migrated -= migrated;
-	t.failed -= failed;
+	if (t.pid > 0 && !memblock_ended(&t, until))
+		memblock_kill(&t);
 	return t;
 }

@@ -12,6 +12,7 @@
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
+#include <sys/types.h>
 
 #define MEMBLOCK_ROOT "/sys/devices/system/memory"
 
@@ -34,17 +35,26 @@ bool memblock_movable(const struct memblock *b);
 
 /* One attempt to change a block's state. */
 struct memblock_try {
-	int err;	   /* 0, or -errno as the kernel said it: -EINTR when it was ended at the bound */
-	bool ended;	   /* at the bound, by us */
-	bool hangs;	   /* and did not even end then */
+	pid_t pid;  /* of the child that writes */
+	int err;    /* 0, or -errno as the kernel said it: -EINTR when it was ended at the bound */
+	bool ended; /* at the bound, by us */
+	bool hangs; /* and did not even end then */
+	int64_t begin_ns;
 	int64_t took_ns;   /* until the write came back, or was given up */
 	uint64_t migrated; /* pages, all over the machine meanwhile (pgmigrate_success) */
 	uint64_t failed;   /* attempts (pgmigrate_fail) */
 };
 
+/* Begin to write `state` into the block's file, in a child. -errno in .err when there is none. */
+struct memblock_try memblock_begin(const char *root, unsigned id, const char *state);
+/* Has it come back? Waits until `until_ns` (CLOCK_MONOTONIC). Then the rest of *t is filled in. */
+bool memblock_ended(struct memblock_try *t, int64_t until_ns);
+/* End it with SIGKILL; fills in the rest of *t. */
+void memblock_kill(struct memblock_try *t);
 /*
- * Write `state` ("offline", "online", "online_movable", "online_kernel") into the block's file. bound_ns: how long the
- * write may take; 0: no bound but `deadline_ns` (CLOCK_MONOTONIC), where everything ends. Returns what became of it.
+ * The three in one: write `state` ("offline", "online", "online_movable", "online_kernel") into the block's file.
+ * bound_ns: how long the write may take; 0: no bound but `deadline_ns` (CLOCK_MONOTONIC), where everything ends.
+ * Returns what became of it.
  */
 struct memblock_try memblock_write(const char *root, unsigned id, const char *state, int64_t bound_ns,
 				   int64_t deadline_ns);

@@ -7,6 +7,7 @@
 #define MEM_HOTPLUG    "mem_hotplug_lock"
 #define DEVICE_HOTPLUG "device_hotplug_lock"
 #define CGROUP_MUTEX   "cgroup_mutex"
+#define IN_USE	       "pages that are in use"
 #define MAX_FRAMES     64
 
 /* --- A stack --- */
@@ -88,6 +89,13 @@ static void offliner(struct waiter *t, const struct frames *f, bool migrating_fa
 {
 	static const char *const begins[] = { "mem_hotplug_begin", "percpu_down_write", NULL };
 
+	/* That pages fail is the word of one who is in the loop, and has both locks. */
+	if (t->offlines && !f->n && migrating_fails) {
+		holds(t, DEVICE_HOTPLUG);
+		holds(t, MEM_HOTPLUG);
+		waits(t, IN_USE, "offline_pages");
+		return;
+	}
 	if (in(f, "lock_device_hotplug_sysfs")) {
 		waits(t, DEVICE_HOTPLUG, "lock_device_hotplug_sysfs");
 		return;
@@ -103,7 +111,7 @@ static void offliner(struct waiter *t, const struct frames *f, bool migrating_fa
 	}
 	holds(t, MEM_HOTPLUG);
 	if (migrating_fails)
-		waits(t, "pages that are in use", "offline_pages");
+		waits(t, IN_USE, "offline_pages");
 }
 
 /* Readers of the lock, who hold others meanwhile. */
@@ -154,7 +162,7 @@ static void dumper(struct waiter *t, const struct frames *f)
 
 	if (!in_any(f, dumps))
 		return;
-	holds(t, "pages that are in use");
+	holds(t, IN_USE);
 	if (in(f, "pipe_write")) {
 		core_of(t->pid, "the pipe", what);
 		waits(t, what, "pipe_write");

@@ -25,7 +25,8 @@ struct waiter {
 	char comm[17];
 	char state;	   /* of /proc/PID/stat: 'D', 'S', 'R' */
 	uint64_t switches; /* voluntary ones so far: who sleeps and wakes goes on, who stands still does not */
-	pid_t dumps; /* the task whose core this one is to read from a pipe (the helper of core_pattern); 0: none */
+	bool offlines; /* its write to a block's state is known to be under way: a running task has no stack to read */
+	pid_t dumps;   /* the task whose core this one is to read from a pipe (the helper of core_pattern); 0: none */
 	char holds[WAITFOR_MAX_CLAIMS][WAITFOR_NAME];
 	unsigned n_holds;
 	char waits[WAITFOR_NAME]; /* empty: for nothing that is known here */
