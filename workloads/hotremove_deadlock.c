@@ -35,6 +35,8 @@
 #include <unistd.h>
 
 #define DEADLOCK_GROUP CGROUP_PARENT "/deadlock"
+/* Not beside the helper's: who makes a group has the lock of its parent's directory as well. */
+#define BYSTANDERS     DEADLOCK_GROUP "/bystanders"
 #define CORE_PATTERN   "/proc/sys/kernel/core_pattern"
 #define LRU_GEN	       "/sys/kernel/mm/lru_gen/enabled"
 #define KNOB_CORE      "hotremove_deadlock.core"
@@ -231,7 +233,7 @@ static pid_t start_bystander(const struct cell *c, uint64_t n)
 
 	if (pid)
 		return pid;
-	snprintf(group, sizeof(group), DEADLOCK_GROUP "/bystander-%" PRIu64, n);
+	snprintf(group, sizeof(group), BYSTANDERS "/%" PRIu64, n);
 	_exit(-scope_mkdir(group));
 }
 
@@ -409,8 +411,10 @@ static int setup(struct cell *c)
 		return -ENOENT;
 	}
 	err = undo_note("knob", LRU_GEN, old);
+	if (!err)
+		err = scope_mkdir(BYSTANDERS);
 	if (err) {
-		cell_fail(c, "undo log: %s", strerror(-err));
+		cell_fail(c, "set-up: %s", strerror(-err));
 		return err;
 	}
 	snprintf(bound, sizeof(bound), "%" PRIu64, o->bound_s);
