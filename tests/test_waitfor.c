@@ -65,6 +65,19 @@ static void the_four_threads_of_the_seed_are_a_cycle(void **state)
 	assert_int_equal(strlen(words), 39);
 }
 
+/* A task that runs has no stack to read: but that pages fail is said by one who is in the loop. */
+static void an_offliner_that_runs_is_known_by_its_pages(void **state)
+{
+	struct waiter t = { .pid = 310, .state = 'R', .offlines = true };
+
+	(void)state;
+	waitfor_classify(&t, "", 0, true);
+	assert_string_equal(t.waits, "pages that are in use");
+	assert_string_equal(t.holds[1], "mem_hotplug_lock");
+	waitfor_classify(&t, "", 0, false);
+	assert_true(!*t.waits && !t.n_holds);
+}
+
 static void without_one_of_the_four_there_is_none(void **state)
 {
 	struct waiter tasks[PUZZLE_TASKS];
@@ -190,6 +203,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(the_four_threads_of_the_seed_are_a_cycle),
+		cmocka_unit_test(an_offliner_that_runs_is_known_by_its_pages),
 		cmocka_unit_test(without_one_of_the_four_there_is_none),
 		cmocka_unit_test(only_a_cycle_that_stays_is_told),
 		cmocka_unit_test(hostile_stacks_say_nothing),

@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <ini.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #define SECTION_SCENARIO "scenario"
+#define DIMM_STEP_MIB	 128	 /* of x86 with less than 64 GiB (arch/x86/mm/init_64.c, probe_memory_block_size()) */
 #define SECTOR_ALIGN	 2048ULL /* 1 MiB */
 
 const char *const scenario_thp_choices[] = { "as-is", "never", "madvise", "always", NULL };
@@ -500,6 +502,10 @@ int scenario_check(const struct scenario *s, char *err, size_t err_size)
 {
 	char what[512];
 
+	if (s->opts.dimm_mib % DIMM_STEP_MIB)
+		return fail(err, err_size,
+			    "dimm_mib = '%" PRIu64 "': must be a multiple of %d, the size of a memory block",
+			    s->opts.dimm_mib, DIMM_STEP_MIB);
 	for (size_t i = 0; i < s->n_workloads; i++) {
 		const struct spec_workload *w = &s->workloads[i];
 
