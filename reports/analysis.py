@@ -38,7 +38,7 @@ FAILURE_EVENTS = {
     "panic": ("panic",),
     "oom": ("oom-kill", "memcg-oom-kill"),
     "hung": ("hung-task",),
-    "deadlock": ("hung-task",),
+    "deadlock": ("deadlock", "hung-task"),
     "lockup": ("wq-lockup", "soft-lockup", "rcu-stall"),
     "stuck": ("deadline",),
 }

@@ -19,5 +19,6 @@ int cmd_doctor(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
+int cmd_core_helper(int argc, char **argv);
 
 #endif

@@ -22,6 +22,7 @@ static const struct command {
 	{ "compare", cmd_compare, "lay runs side by side: HTML, Markdown, JSON" },
 	{ "events", cmd_events, "classify a saved kernel log: one JSON line an event" },
 	{ "guest", cmd_guest, NULL },
+	{ "core-helper", cmd_core_helper, NULL },
 };
 
 static void print_help(FILE *to)

@@ -252,6 +252,21 @@ static void the_guest_has_all_it_needs_and_nothing_else(void **state)
 	guest_argv_free(argv);
 }
 
+static void dimms_stand_beside_the_memory(void **state)
+{
+	struct guest_config g = full;
+	char **argv;
+
+	(void)state;
+	g.dimms = 2;
+	g.dimm_mib = 256;
+	argv = guest_argv(&g, 5);
+	assert_string_equal(value_of(argv, "-m", 0), "768M,slots=2,maxmem=1280M");
+	assert_string_equal(value_with(argv, "-object", "id=dimm1"), "memory-backend-ram,id=dimm1-memory,size=256M");
+	assert_string_equal(value_with(argv, "-device", "id=dimm1"), "pc-dimm,id=dimm1,memdev=dimm1-memory");
+	guest_argv_free(argv);
+}
+
 static void kvm_takes_the_hosts_processor(void **state)
 {
 	struct guest_config g = full;
@@ -357,6 +372,7 @@ int main(void)
 		TEST(the_end_of_the_connection_is_seen_after_the_last_message),
 		TEST(a_command_to_a_peer_that_is_gone_is_an_error_and_no_signal),
 		cmocka_unit_test(the_guest_has_all_it_needs_and_nothing_else),
+		cmocka_unit_test(dimms_stand_beside_the_memory),
 		cmocka_unit_test(kvm_takes_the_hosts_processor),
 		cmocka_unit_test(a_probe_has_no_disks_and_no_box),
 		cmocka_unit_test(commas_in_paths_are_no_options),

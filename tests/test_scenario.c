@@ -103,6 +103,14 @@ static void mistakes_are_named_with_file_and_line(void **state)
 	expect_error("[snapshot-cow]\n[arm x]\nother.snapshots = 1\n", "unknown section 'other'");
 }
 
+static void dimms_are_whole_memory_blocks(void **state)
+{
+	(void)state;
+	assert_int_equal(parse("[scenario]\ndimms = 1\ndimm_mib = 256\n[hotremove-deadlock]\n"), 0);
+	expect_error("[scenario]\ndimms = 1\ndimm_mib = 200\n[hotremove-deadlock]\n", "multiple of 128");
+	expect_error("[scenario]\ndimms = 9\n[hotremove-deadlock]\n", "from 0 to 8");
+}
+
 static void very_long_and_odd_files_are_refused(void **state)
 {
 	char *long_line = malloc(5000);
@@ -327,6 +335,7 @@ int main(void)
 		cmocka_unit_test(every_workload_file_is_registered),
 		cmocka_unit_test(options_have_defaults_even_in_an_empty_section),
 		cmocka_unit_test(mistakes_are_named_with_file_and_line),
+		cmocka_unit_test(dimms_are_whole_memory_blocks),
 		cmocka_unit_test(very_long_and_odd_files_are_refused),
 		cmocka_unit_test(every_prefix_is_survived),
 		cmocka_unit_test(arms_switch_mitigations),

@@ -138,6 +138,10 @@ static void verdicts_and_reasons(void **state)
 		{ "corrupt beats all", "{\"t\":30,\"canary\":{\"n\":0,\"pending_ms\":40000.0}}\n",
 		  BEGIN KILL("9.1", "fio", "workload") CORRUPT PANIC, GUEST_PANIC, false, VERDICT_CORRUPT,
 		  "snapshot 3: block at byte 4096 is not the old data; kernel panic at 12.5 s", NULL },
+		{ "a deadlock before the tasks that hang in it", "",
+		  BEGIN HARNESS("20.0", "deadlock", "", "a (pid 1) waits for b, held by c (pid 2)")
+			  KERNEL("33.0", "hung-task", "") END,
+		  GUEST_OFF, false, VERDICT_DEADLOCK, "a (pid 1) waits for b, held by c (pid 2); 1 hung task", NULL },
 		{ "set-up failed", "", SETUP HARNESS("-1.0", "fail", "", "fill /dev/x: No space left on device") DONE,
 		  GUEST_OFF, false, VERDICT_BROKEN, "the set-up failed: fill /dev/x: No space left on device", NULL },
 		{ "the first failure is the reason", "",

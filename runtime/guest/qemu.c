@@ -83,7 +83,16 @@ char **guest_argv(const struct guest_config *g, int qmp_fd)
 	add(a, "-smp");
 	add(a, "%u", g->cpus);
 	add(a, "-m");
-	add(a, "%uM", g->memory_mib);
+	if (g->dimms)
+		add(a, "%uM,slots=%u,maxmem=%uM", g->memory_mib, g->dimms, g->memory_mib + g->dimms * g->dimm_mib);
+	else
+		add(a, "%uM", g->memory_mib);
+	for (unsigned i = 0; i < g->dimms; i++) {
+		add(a, "-object");
+		add(a, "memory-backend-ram,id=" GUEST_DIMM "%u-memory,size=%uM", i, g->dimm_mib);
+		add(a, "-device");
+		add(a, "pc-dimm,id=" GUEST_DIMM "%u,memdev=" GUEST_DIMM "%u-memory", i, i);
+	}
 	add(a, "-kernel");
 	add(a, "%s", g->kernel);
 	add(a, "-initrd");

@@ -12,9 +12,13 @@
 
 #define QEMU_BINARY "qemu-system-x86_64"
 
+/* What a DIMM of the guest is called, with its number behind, in the monitor's words. */
+#define GUEST_DIMM "dimm"
+
 struct guest_config {
 	const char *accel; /* "kvm" or "tcg" */
 	unsigned cpus, memory_mib;
+	unsigned dimms, dimm_mib; /* hot-pluggable memory beside: so many, each of this size */
 	const char *kernel, *initramfs, *image;
 	const char *scratch;  /* NULL: no scratch disk */
 	const char *box_path; /* the black box's file, formatted, `box` maps it */

@@ -147,6 +147,16 @@ void cell_device(const char *name, const char *kernel_name)
 	end_event(&j, "");
 }
 
+void cell_deadlock(const struct cell *c, const char *fmt, ...)
+{
+	va_list ap;
+
+	(void)c;
+	va_start(ap, fmt);
+	event_with_text("deadlock", fmt, ap);
+	va_end(ap);
+}
+
 void cell_corrupt(const struct cell *c, const char *fmt, ...)
 {
 	va_list ap;

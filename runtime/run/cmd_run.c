@@ -175,6 +175,8 @@ static void show_plan(struct run *r)
 		.accel = r->request.accel ? r->request.accel : "tcg",
 		.cpus = (unsigned)s.opts.cpus,
 		.memory_mib = (unsigned)s.opts.memory,
+		.dimms = (unsigned)s.opts.dimms,
+		.dimm_mib = (unsigned)s.opts.dimm_mib,
 		.kernel = "VMLINUZ",
 		.initramfs = "INITRAMFS",
 		.image = "IMAGE",

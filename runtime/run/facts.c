@@ -670,6 +670,9 @@ static void harness_event(struct facts *f, json_t *e, const char *kind, double t
 	} else if (strcmp(kind, "corrupt") == 0) {
 		f->corrupt = true;
 		keep_text(f->corrupt_text, sizeof(f->corrupt_text), e);
+	} else if (strcmp(kind, "deadlock") == 0) {
+		f->deadlock = true;
+		keep_text(f->deadlock_text, sizeof(f->deadlock_text), e);
 	} else if (strcmp(kind, "fail") == 0) {
 		keep_text(f->fail_text, sizeof(f->fail_text), e);
 	} else if (strcmp(kind, "finding") == 0) {

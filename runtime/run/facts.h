@@ -112,9 +112,9 @@ struct facts {
 	bool stuck;	      /* something was not over when its time was */
 	bool load_stuck;      /* ... before the load had ended */
 	bool verified;	      /* the data of every workload, after loads that came to their end */
-	bool unverified, verify_failed, corrupt, overflow;
+	bool unverified, verify_failed, corrupt, overflow, deadlock;
 	double run_end_t;
-	char overflow_text[160], corrupt_text[200], fail_text[300];
+	char overflow_text[160], corrupt_text[200], deadlock_text[600], fail_text[300];
 	char skip_text[300]; /* why nothing was run */
 	json_t *metrics;     /* object: what workloads reported; owned */
 	json_t *knobs;	     /* object: name -> read back; owned */

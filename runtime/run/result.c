@@ -137,6 +137,8 @@ static json_t *machine_json(const struct result_context *x, const struct facts *
 	json_put_text(m, "accel", x->accel->name);
 	put_int(m, "cpus", x->scenario->opts.cpus);
 	put_int(m, "memory_mib", x->scenario->opts.memory);
+	if (x->scenario->opts.dimms)
+		put_int(m, "hotplug_mib", x->scenario->opts.dimms * x->scenario->opts.dimm_mib);
 	if (f->memtotal_kib)
 		put_int(m, "memtotal_kib", f->memtotal_kib);
 	json_put_text(m, "cmdline", x->cmdline);

@@ -178,7 +178,9 @@ struct prepared {
 /* The guest's kernel parameters, with those that the arm sets. */
 static void fill_cmdline(struct prepared *p)
 {
-	size_t len = (size_t)snprintf(p->cmdline, sizeof(p->cmdline), "%s", GUEST_CMDLINE);
+	/* Else 6.1 leaves hot-plugged memory offline, and 6.12 has it hold anything. */
+	size_t len = (size_t)snprintf(p->cmdline, sizeof(p->cmdline), "%s%s", GUEST_CMDLINE,
+				      p->scenario.opts.dimms ? " memhp_default_state=online_movable" : "");
 
 	for (size_t i = 0; i < p->arm.n_settings && len < sizeof(p->cmdline); i++) {
 		const struct arm_setting *set = &p->arm.settings[i];
@@ -287,6 +289,8 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 		.accel = r->accel.name,
 		.cpus = (unsigned)o->cpus,
 		.memory_mib = (unsigned)o->memory,
+		.dimms = (unsigned)o->dimms,
+		.dimm_mib = (unsigned)o->dimm_mib,
 		.kernel = r->kernel.vmlinuz,
 		.initramfs = r->image.initramfs,
 		.image = r->image.image,

@@ -157,7 +157,8 @@ static void largest_cell(const struct run *r, uint64_t *disk_mib, uint64_t *memo
 			continue; /* refused when the plan was made */
 		mib = (scenario_place(&s) * 512 + scenario_box_size(&s)) >> 20;
 		*disk_mib = mib > *disk_mib ? mib : *disk_mib;
-		*memory_mib = s.opts.memory > *memory_mib ? s.opts.memory : *memory_mib;
+		mib = s.opts.memory + s.opts.dimms * s.opts.dimm_mib;
+		*memory_mib = mib > *memory_mib ? mib : *memory_mib;
 	}
 }
 

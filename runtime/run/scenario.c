@@ -8,6 +8,7 @@
 
 #include <ctype.h>
 #include <errno.h>
+#include <inttypes.h>
 #include <ini.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -16,6 +17,7 @@
 #include <unistd.h>
 
 #define SECTION_SCENARIO "scenario"
+#define DIMM_STEP_MIB	 128	 /* of x86 with less than 64 GiB (arch/x86/mm/init_64.c, probe_memory_block_size()) */
 #define SECTOR_ALIGN	 2048ULL /* 1 MiB */
 
 const char *const scenario_thp_choices[] = { "as-is", "never", "madvise", "always", NULL };
@@ -24,6 +26,9 @@ static const char *const lru_gen_choices[] = { "off", "on", "as-is", NULL };
 #define FIELD(name) offsetof(struct scenario_opts, name)
 const struct opt scenario_options[] = {
 	{ "memory", OPT_U64, FIELD(memory), "768", 192, 1 << 20, NULL, "MiB", "memory of the guest" },
+	{ "dimms", OPT_U64, FIELD(dimms), "0", 0, 8, NULL, NULL,
+	  "that the guest has beside, whose memory is for movable pages only and can be taken away again" },
+	{ "dimm_mib", OPT_U64, FIELD(dimm_mib), "256", 128, 65536, NULL, "MiB", "size of each, a multiple of 128" },
 	{ "cpus", OPT_U64, FIELD(cpus), "2", 1, 64, NULL, NULL, "processors of the guest" },
 	{ "setup_s", OPT_U64, FIELD(setup_s), "60", 1, 86400, NULL, "s", "time allowed for the set-up" },
 	{ "run_s", OPT_U64, FIELD(run_s), "60", 10, 604800, NULL, "s", "time allowed for the load" },
@@ -497,6 +502,10 @@ int scenario_check(const struct scenario *s, char *err, size_t err_size)
 {
 	char what[512];
 
+	if (s->opts.dimm_mib % DIMM_STEP_MIB)
+		return fail(err, err_size,
+			    "dimm_mib = '%" PRIu64 "': must be a multiple of %d, the size of a memory block",
+			    s->opts.dimm_mib, DIMM_STEP_MIB);
 	for (size_t i = 0; i < s->n_workloads; i++) {
 		const struct spec_workload *w = &s->workloads[i];
 

@@ -27,8 +27,8 @@
 #define SCENARIO_MAX_TEXT	  (64 * 1024)
 
 struct scenario_opts {
-	uint64_t memory, cpus, setup_s, run_s, verify_s, silence_s, bystander, period_ms, canary_ms, wq_trace_kib,
-		wq_trace_ms, slack_s, typical_s, dirty_ratio, dirty_background_ratio;
+	uint64_t memory, cpus, dimms, dimm_mib, setup_s, run_s, verify_s, silence_s, bystander, period_ms, canary_ms,
+		wq_trace_kib, wq_trace_ms, slack_s, typical_s, dirty_ratio, dirty_background_ratio;
 	unsigned lru_gen, thp;
 	bool panic_on_oom, wq_trace;
 };

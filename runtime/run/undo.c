@@ -60,6 +60,16 @@ static int remove_group(const char *path)
 	return -EBUSY;
 }
 
+/* One that is online already refuses. */
+static int block_online(const char *path, const char *state)
+{
+	char now[32];
+
+	if (sysfile_read(path, now, sizeof(now)) >= 0 && strcmp(now, "online") == 0)
+		return 0;
+	return sysfile_write(path, state);
+}
+
 static int undo_line(char *line)
 {
 	char *rest = line;
@@ -78,6 +88,8 @@ static int undo_line(char *line)
 		err = remove_group(what);
 	else if (strcmp(kind, "cgroup-tree") == 0)
 		err = scope_destroy(what, clock_ns() + TREE_MS * NS_PER_MS);
+	else if (strcmp(kind, "memory-block") == 0)
+		err = block_online(what, old);
 	else if (strcmp(kind, "swap") == 0)
 		err = swapdev_off(what, SWAPOFF_MS);
 	if (err == -ENOENT || err == -ENXIO)

@@ -173,6 +173,11 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 		FOUND(VERDICT_PANIC);
 		say(j, "%" PRIu64 " kernel bug%s reported", f->oopses, f->oopses > 1 ? "s" : "");
 	}
+	/* Before the hung tasks, which are those that stand in it. */
+	if (f->deadlock) {
+		FOUND(VERDICT_DEADLOCK);
+		say(j, "%s", f->deadlock_text);
+	}
 	/* Before the lockups and hung tasks: they are what such a machine reports, if it reports anything. */
 	if (verdict_livelock(f, &livelock)) {
 		FOUND(VERDICT_LIVELOCK);

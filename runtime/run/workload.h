@@ -157,6 +157,8 @@ void cell_device(const char *name, const char *kernel_name);
  * uses, empty and partly empty slabs. 0 or -errno. It is felt by all loads of the cell.
  */
 int cell_drop(void);
+/* Tasks wait for each other, in words: the cell's verdict becomes `deadlock`. */
+void cell_deadlock(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Data that should be X is Y: the cell's verdict becomes `corrupt`. */
 void cell_corrupt(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 

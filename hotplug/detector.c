@@ -1,0 +1,136 @@
+// SPDX-License-Identifier: MIT
+#include "hotplug/detector.h"
+
+#include "base/sysfile.h"
+
+#include <dirent.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+#define STACK_SIZE 4096
+
+static ssize_t read_of(const struct detector *d, pid_t pid, const char *file, char *buf, size_t size)
+{
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%d/%s", d->proc, (int)pid, file);
+	return sysfile_read(path, buf, size);
+}
+
+/* "pid (name) state ...": the name may hold anything. */
+static bool read_stat(const struct detector *d, pid_t pid, struct waiter *t)
+{
+	char text[512], *open, *close;
+
+	if (read_of(d, pid, "stat", text, sizeof(text)) <= 0)
+		return false;
+	open = strchr(text, '(');
+	close = strrchr(text, ')');
+	if (!open || !close || close < open || close[1] != ' ' || !close[2])
+		return false;
+	*close = '\0';
+	*t = (struct waiter){ .pid = pid, .state = close[2] };
+	snprintf(t->comm, sizeof(t->comm), "%s", open + 1);
+	return true;
+}
+
+static bool dumps_core(const struct detector *d, pid_t pid)
+{
+	char wchan[64];
+
+	return read_of(d, pid, "wchan", wchan, sizeof(wchan)) > 0 && strcmp(wchan, "pipe_write") == 0;
+}
+
+static bool of_interest(const struct detector *d, const struct waiter *t)
+{
+	return t->state == 'D' || t->pid == d->offliner || (t->state == 'S' && dumps_core(d, t->pid));
+}
+
+static void take(struct detector *d, const struct waiter *t)
+{
+	if (d->n_tasks < WAITFOR_MAX_TASKS)
+		d->tasks[d->n_tasks++] = *t;
+	else
+		d->dropped++;
+}
+
+static void classify(struct detector *d, struct waiter *t, bool migrating_fails)
+{
+	char path[PATH_MAX], stack[STACK_SIZE];
+	ssize_t n = read_of(d, t->pid, "stack", stack, sizeof(stack));
+
+	snprintf(path, sizeof(path), "%s/%d/status", d->proc, (int)t->pid);
+	if (sysfile_read_key(path, "voluntary_ctxt_switches", &t->switches))
+		t->switches = 0;
+	t->offlines = t->pid == d->offliner;
+	waitfor_classify(t, stack, n > 0 ? (size_t)n : 0, migrating_fails);
+}
+
+/* The helper of core_pattern gets the pid of the dumped task as an argument (%P or %p). */
+static bool has_argument(const char *cmdline, size_t len, pid_t pid)
+{
+	char wanted[16];
+
+	snprintf(wanted, sizeof(wanted), "%d", (int)pid);
+	for (const char *arg = cmdline, *end = cmdline + len; arg < end; arg += strlen(arg) + 1)
+		if (arg > cmdline && strcmp(arg, wanted) == 0)
+			return true;
+	return false;
+}
+
+/* Whose dump this task is to read; 0: nobody's. */
+static pid_t dump_read_by(const struct detector *d, pid_t pid)
+{
+	char cmdline[1024];
+	ssize_t n = read_of(d, pid, "cmdline", cmdline, sizeof(cmdline));
+
+	for (unsigned i = 0; n > 0 && i < d->n_tasks; i++)
+		if (strcmp(d->tasks[i].where, "pipe_write") == 0 && d->tasks[i].pid != pid &&
+		    has_argument(cmdline, (size_t)n, d->tasks[i].pid))
+			return d->tasks[i].pid;
+	return 0;
+}
+
+static void find_readers(struct detector *d, bool migrating_fails)
+{
+	for (unsigned i = 0; i < d->n_tasks; i++) {
+		struct waiter *t = &d->tasks[i];
+
+		t->dumps = dump_read_by(d, t->pid);
+		if (t->dumps)
+			classify(d, t, migrating_fails);
+	}
+}
+
+bool detector_look(struct detector *d, int64_t now_ns)
+{
+	char path[PATH_MAX];
+	uint64_t failed = d->migrate_failed;
+	DIR *dir = opendir(d->proc);
+	struct dirent *e;
+	bool fails;
+
+	if (!dir)
+		return false;
+	snprintf(path, sizeof(path), "%s/vmstat", d->proc);
+	fails = sysfile_read_key(path, "pgmigrate_fail", &failed) == 0 && d->looked && failed > d->migrate_failed;
+	d->migrate_failed = failed;
+	d->looked = true;
+	d->n_tasks = 0;
+	while ((e = readdir(dir))) {
+		struct waiter t;
+		char *end;
+		long pid = strtol(e->d_name, &end, 10);
+
+		if (pid > 0 && !*end && read_stat(d, (pid_t)pid, &t) && of_interest(d, &t))
+			take(d, &t);
+	}
+	closedir(dir);
+	for (unsigned i = 0; i < d->n_tasks; i++)
+		classify(d, &d->tasks[i], fails);
+	find_readers(d, fails);
+	return waitfor_add(&d->watch, d->tasks, d->n_tasks, now_ns, d->looks, d->hold_ns);
+}

@@ -1,0 +1,186 @@
+// SPDX-License-Identifier: MIT
+#include "hotplug/memblock.h"
+
+#include "base/clock.h"
+#include "base/spawn.h"
+#include "base/sysfile.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <inttypes.h>
+#include <limits.h>
+#include <signal.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <sys/prctl.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+#define KILL_MS                                                                                                        \
+	5000 /* a fatal signal is seen within 4 to 15 ms where pages are tried, later where a lock is waited for */
+
+static int read_hex(const char *path, uint64_t *value)
+{
+	char text[32], *end;
+	ssize_t n = sysfile_read(path, text, sizeof(text));
+
+	if (n < 0)
+		return (int)n;
+	if (!n)
+		return -EINVAL;
+	errno = 0;
+	*value = strtoull(text, &end, 16); /* without "0x" */
+	return errno ? -errno : *end ? -EINVAL : 0;
+}
+
+int memblock_size(const char *root, uint64_t *bytes)
+{
+	char path[PATH_MAX];
+	int err;
+
+	snprintf(path, sizeof(path), "%s/block_size_bytes", root);
+	err = read_hex(path, bytes);
+	return err ? err : *bytes ? 0 : -EINVAL;
+}
+
+static int read_state(const char *text, enum memblock_state *state)
+{
+	static const char *const names[] = {
+		[MEMBLOCK_ONLINE] = "online", [MEMBLOCK_OFFLINE] = "offline", [MEMBLOCK_GOING] = "going-offline"
+	};
+
+	for (size_t i = 0; i < sizeof(names) / sizeof(names[0]); i++) {
+		if (strcmp(text, names[i]) == 0) {
+			*state = (enum memblock_state)i;
+			return 0;
+		}
+	}
+	return -EINVAL;
+}
+
+int memblock_read(const char *root, unsigned id, struct memblock *b)
+{
+	char path[PATH_MAX], text[64];
+	ssize_t n;
+	int err;
+
+	*b = (struct memblock){ .id = id };
+	snprintf(path, sizeof(path), "%s/memory%u/phys_index", root, id);
+	err = read_hex(path, &b->phys_index);
+	if (err)
+		return err;
+	snprintf(path, sizeof(path), "%s/memory%u/state", root, id);
+	n = sysfile_read(path, text, sizeof(text));
+	err = n < 0 ? (int)n : read_state(text, &b->state);
+	if (err)
+		return err;
+	/* Kernels without CONFIG_MEMORY_HOTREMOVE have none. */
+	snprintf(path, sizeof(path), "%s/memory%u/valid_zones", root, id);
+	if (sysfile_read(path, b->zones, sizeof(b->zones)) < 0)
+		strcpy(b->zones, "none");
+	return 0;
+}
+
+static int by_id(const void *a, const void *b)
+{
+	const struct memblock *x = a, *y = b;
+
+	return (x->id > y->id) - (x->id < y->id);
+}
+
+int memblock_list(const char *root, struct memblock *blocks, size_t max)
+{
+	DIR *d = opendir(root);
+	struct dirent *e;
+	size_t n = 0;
+
+	if (!d)
+		return -errno;
+	while (n < max && (e = readdir(d))) {
+		unsigned id;
+		char rest;
+
+		if (sscanf(e->d_name, "memory%u%c", &id, &rest) == 1 && memblock_read(root, id, &blocks[n]) == 0)
+			n++;
+	}
+	closedir(d);
+	qsort(blocks, n, sizeof(*blocks), by_id);
+	return (int)n;
+}
+
+bool memblock_movable(const struct memblock *b)
+{
+	return strcmp(b->zones, "Movable") == 0;
+}
+
+static void count_pages(uint64_t *migrated, uint64_t *failed)
+{
+	if (sysfile_read_key("/proc/vmstat", "pgmigrate_success", migrated))
+		*migrated = 0;
+	if (sysfile_read_key("/proc/vmstat", "pgmigrate_fail", failed))
+		*failed = 0;
+}
+
+struct memblock_try memblock_begin(const char *root, unsigned id, const char *state)
+{
+	struct memblock_try t = { .begin_ns = clock_ns() };
+	pid_t parent = getpid();
+	char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/memory%u/state", root, id);
+	count_pages(&t.migrated, &t.failed);
+	t.pid = fork();
+	if (t.pid == 0) {
+		spawn_die_with(parent);
+		prctl(PR_SET_NAME, "hr-offline");
+		_exit(-sysfile_write(path, state));
+	}
+	if (t.pid < 0)
+		t.err = -errno;
+	return t;
+}
+
+/* The counters were as of the beginning until now. */
+static void finish(struct memblock_try *t)
+{
+	uint64_t migrated, failed;
+
+	t->took_ns = clock_ns() - t->begin_ns;
+	count_pages(&migrated, &failed);
+	t->migrated = migrated - t->migrated;
+	t->failed = failed - t->failed;
+}
+
+bool memblock_ended(struct memblock_try *t, int64_t until_ns)
+{
+	int status;
+
+	if (!spawn_wait_until(t->pid, until_ns, &status))
+		return false;
+	t->err = WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+	finish(t);
+	return true;
+}
+
+void memblock_kill(struct memblock_try *t)
+{
+	int status;
+
+	t->ended = true;
+	kill(t->pid, SIGKILL);
+	t->hangs = !spawn_wait_until(t->pid, clock_ns() + KILL_MS * NS_PER_MS, &status);
+	t->err = t->hangs ? -EBUSY : -EINTR;
+	finish(t);
+}
+
+struct memblock_try memblock_write(const char *root, unsigned id, const char *state, int64_t bound_ns,
+				   int64_t deadline_ns)
+{
+	struct memblock_try t = memblock_begin(root, id, state);
+	int64_t until = bound_ns && t.begin_ns + bound_ns < deadline_ns ? t.begin_ns + bound_ns : deadline_ns;
+
+	if (t.pid > 0 && !memblock_ended(&t, until))
+		memblock_kill(&t);
+	return t;
+}

@@ -1,0 +1,62 @@
+// SPDX-License-Identifier: MIT
+/*
+ * Memory blocks (/sys/devices/system/memory): what there is, and taking it offline and online.
+ *
+ * An offline that cannot move a page goes on for ever, and a handled signal only makes it begin again where it waits
+ * for the lock of hotplug: so each write is made by a child of its own, which is ended with SIGKILL when its time is
+ * up. Whether a block can go is not asked of `removable`, which says nothing since Linux 5.8, but found out.
+ */
+#ifndef HEADROOM_MEMBLOCK_H
+#define HEADROOM_MEMBLOCK_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+#define MEMBLOCK_ROOT "/sys/devices/system/memory"
+
+enum memblock_state { MEMBLOCK_ONLINE, MEMBLOCK_OFFLINE, MEMBLOCK_GOING };
+
+struct memblock {
+	unsigned id;	     /* N of memoryN: its directory */
+	uint64_t phys_index; /* of its first byte, in block sizes */
+	enum memblock_state state;
+	char zones[64]; /* valid_zones: "Movable", "Normal Movable"; "none": cannot go offline */
+};
+
+/* How large a block is. 0 or -errno; -ENOENT: the kernel has no hotplug of memory. */
+int memblock_size(const char *root, uint64_t *bytes);
+/* The blocks by their numbers, up to `max`. How many, or -errno. One that goes away meanwhile is left out. */
+int memblock_list(const char *root, struct memblock *blocks, size_t max);
+int memblock_read(const char *root, unsigned id, struct memblock *b);
+/* Is all of it in zone Movable: what a kernel that keeps its word can empty? */
+bool memblock_movable(const struct memblock *b);
+
+/* One attempt to change a block's state. */
+struct memblock_try {
+	pid_t pid;  /* of the child that writes */
+	int err;    /* 0, or -errno as the kernel said it: -EINTR when it was ended at the bound */
+	bool ended; /* at the bound, by us */
+	bool hangs; /* and did not even end then */
+	int64_t begin_ns;
+	int64_t took_ns;   /* until the write came back, or was given up */
+	uint64_t migrated; /* pages, all over the machine meanwhile (pgmigrate_success) */
+	uint64_t failed;   /* attempts (pgmigrate_fail) */
+};
+
+/* Begin to write `state` into the block's file, in a child. -errno in .err when there is none. */
+struct memblock_try memblock_begin(const char *root, unsigned id, const char *state);
+/* Has it come back? Waits until `until_ns` (CLOCK_MONOTONIC). Then the rest of *t is filled in. */
+bool memblock_ended(struct memblock_try *t, int64_t until_ns);
+/* End it with SIGKILL; fills in the rest of *t. */
+void memblock_kill(struct memblock_try *t);
+/*
+ * The three in one: write `state` ("offline", "online", "online_movable", "online_kernel") into the block's file.
+ * bound_ns: how long the write may take; 0: no bound but `deadline_ns` (CLOCK_MONOTONIC), where everything ends.
+ * Returns what became of it.
+ */
+struct memblock_try memblock_write(const char *root, unsigned id, const char *state, int64_t bound_ns,
+				   int64_t deadline_ns);
+
+#endif
