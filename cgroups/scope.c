@@ -45,25 +45,16 @@ int scope_init(void)
 	return to_errno(cgroup_init());
 }
 
-/* libcgroup switches the controllers on in every group on the way down to this one. */
-static int create(const char *group, const char *const *controllers)
+int scope_create(const char *group)
 {
 	struct cgroup *cg = cgroup_new_cgroup(group);
-	int err = 0;
+	int err;
 
 	if (!cg)
 		return -ENOMEM;
-	for (; !err && *controllers; controllers++)
-		err = cgroup_add_controller(cg, *controllers) ? 0 : -ENOMEM;
-	if (!err)
-		err = to_errno(cgroup_create_cgroup(cg, 1));
+	err = cgroup_add_controller(cg, "memory") ? to_errno(cgroup_create_cgroup(cg, 1)) : -ENOMEM;
 	cgroup_free(&cg);
 	return err;
-}
-
-int scope_create(const char *group)
-{
-	return create(group, (const char *const[]){ "memory", NULL });
 }
 
 int scope_delegate(const char *group, const char *const *controllers)
@@ -79,11 +70,19 @@ int scope_delegate(const char *group, const char *const *controllers)
 	return scope_set(group, "cgroup.subtree_control", below);
 }
 
+/* Not libcgroup: it switches controllers on only on the way to a group that it makes. */
 int scope_enable(const char *group, const char *const *controllers)
 {
-	int err = create(group, controllers);
+	char above[PATH_MAX];
+	int err = scope_delegate("", controllers);
 
-	return err ? err : scope_delegate(group, controllers);
+	for (const char *end = strchr(group, '/'); !err; end = strchr(end + 1, '/')) {
+		snprintf(above, sizeof(above), "%.*s", (int)(end ? end - group : (ptrdiff_t)strlen(group)), group);
+		err = scope_delegate(above, controllers);
+		if (!end)
+			break;
+	}
+	return err;
 }
 
 int scope_attach(const char *group, pid_t pid)

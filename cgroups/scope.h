@@ -19,7 +19,7 @@ int scope_init(void);
 int scope_create(const char *group);
 /*
  * Let the groups below this one have these controllers (NULL ends them): the one call where it has them itself, the
- * other with all on the way down to it. There must be no process in it.
+ * other with all on the way down to it, which keep them. There must be no process in it.
  */
 int scope_delegate(const char *group, const char *const *controllers);
 int scope_enable(const char *group, const char *const *controllers);

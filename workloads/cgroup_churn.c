@@ -741,6 +741,7 @@ static void reclaim_for_ever(const struct churn *c)
 			continue;
 		err = reclaim_once(c);
 		atomic_fetch_add(&shared->reclaims, err == 0);
+		clock_sleep_ms(SETTLE_MS); /* groups are freed by work items */
 		if (dying_now() <= dying / 2)
 			pause_ms = RECLAIM_MS;
 		else if (pause_ms < RECLAIM_MAX_MS)
