@@ -24,6 +24,7 @@
 #include <unistd.h>
 
 #define BOOT_S	      60 /* a kernel that has not reached us by then does not boot */
+#define MAX_BOOTS     2	 /* under emulation about one boot in a hundred hangs in the kernel's first two seconds */
 #define PLAIN_EVERY_S 10 /* between progress lines where there is no terminal */
 #define REPORT_S      300
 #define GUEST_SCRATCH "/dev/vdb"
@@ -281,6 +282,15 @@ static void end_progress(struct progress *p)
 
 /* --- Running --- */
 
+/* It had begun, and neither went on nor gave up, which it would do again. Nothing of the cell has begun. */
+static bool hung_in_boot(const struct guest_config *g, const struct guest_result *result)
+{
+	struct stat console;
+
+	return result->end == GUEST_NO_BOOT && result->wall_s >= g->boot_s && stat(g->console_log, &console) == 0 &&
+	       console.st_size > 0;
+}
+
 static int run_guest(const struct run *r, const struct prepared *p, const struct cell_files *files, struct bb *box,
 		     struct progress *progress, struct guest_result *result)
 {
@@ -303,9 +313,18 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 		.silence_s = (unsigned)o->silence_s,
 		.deadline_s = (unsigned)(BOOT_S + o->slack_s + o->setup_s + o->run_s + o->verify_s),
 	};
-	int err = guest_run(&g, box, show_progress, progress, result);
+	const char *name = r->plan[progress->index].name;
+	const char *const again[] = { "cell", name, NULL };
+	int err = 0;
 
-	end_progress(progress);
+	for (int boot = 1; !err; boot++) {
+		err = guest_run(&g, box, show_progress, progress, result);
+		end_progress(progress);
+		if (err || boot == MAX_BOOTS || !hung_in_boot(&g, result))
+			break;
+		log_warn("%s: the guest hung while it booted, it is started again", name);
+		err = journal_write(r->dir, "boot-again", again);
+	}
 	if (err)
 		log_err(QEMU_BINARY ": %s", strerror(-err));
 	return err;
