@@ -2,6 +2,7 @@
 """Cells in real guests: what each way to end looks like in the record."""
 import gzip
 import json
+import os
 import shutil
 import subprocess
 import time
@@ -224,6 +225,29 @@ def test_a_kernel_that_says_nothing_ends_as_broken_within_its_bound(results, tmp
     assert done.returncode == 4, done.stderr
     assert time.monotonic() - begin < 75
     assert "did not boot" in cell(only_run(results), "001-after-1")["reason"]
+    assert_nothing_left(results)
+
+
+def test_a_guest_that_hangs_while_it_boots_is_started_once_more(results, tmp_path):
+    """The first one is made to wait in its first process, for ever: what emulation does now and then by itself."""
+    real, begun = shutil.which("qemu-system-x86_64"), tmp_path / "begun"
+    wrapper = tmp_path / "bin/qemu-system-x86_64"
+    wrapper.parent.mkdir()
+    wrapper.write_text(f"""#!/bin/bash
+args=("$@")
+if [[ "$*" == *id=box* ]] && mkdir {begun} 2>/dev/null; then # not the probe of the accelerator
+    for i in "${{!args[@]}}"; do [ "${{args[i]}}" != -append ] || args[i+1]+=" headroom.shell loglevel=7"; done
+fi
+exec {real} "${{args[@]}}"
+""")
+    wrapper.chmod(0o755)
+    done = headroom("run", small(tmp_path), "--arms", "after", "--out", results, "--no-report",
+                    env=os.environ | {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"})
+    assert done.returncode == 0, done.stderr
+    assert "hung while it booted, it is started again" in done.stderr
+    run = only_run(results)
+    assert cell(run, "001-after-1")["verdict"] == "ok"
+    assert [line["cell"] for line in journal(run) if line["event"] == "boot-again"] == ["001-after-1"]
     assert_nothing_left(results)
 
 
