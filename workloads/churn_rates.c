@@ -235,6 +235,7 @@ static void tell_way(const struct cell *c, enum way way, double rates[N_WAYS][MA
 static int setup(struct cell *c)
 {
 	int err = scope_enable(RATES_GROUP, (const char *const[]){ "memory", NULL });
+
 	if (err)
 		cell_fail(c, "cgroup %s: %s", RATES_GROUP, strerror(-err));
 	return err;

@@ -17,8 +17,8 @@
 
 #include <sys/types.h>
 
-#define RECORDER_MAX_DM	    64 /* device-mapper devices watched; dmtest's largest set needs 17 */
-#define RECORDER_MAX_GROUPS 24
+#define RECORDER_MAX_DM	    64	/* device-mapper devices watched; dmtest's largest set needs 17 */
+#define RECORDER_MAX_GROUPS 24	/* five of every cell, two of each of eight workloads */
 #define RECORDER_MAX_NAMES  16	/* of kernel threads */
 #define RECORDER_MAX_TASKS  512 /* kernel threads followed, each with an open file: half of the usual RLIMIT_NOFILE */
 

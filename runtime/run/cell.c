@@ -507,7 +507,6 @@ static pid_t start_hook(const struct cell *c, enum hook hook, const char *role, 
 
 	name_of_group(group, sizeof(group), role, hook == HOOK_RUN ? c->workload : NULL);
 	pid = fork_into(group, role, c->workload->name, oom_score_adj);
-
 	if (pid != 0)
 		return pid;
 	munlockall();
@@ -643,14 +642,14 @@ static void look_at_kernel(const struct workload *w)
 	}
 }
 
-/* `undo`: what takes it away again. */
-static int make_group(const char *group, const char *undo)
+/* `tree`: workloads make groups below it, which go with it. */
+static int make_group(const char *group, bool tree)
 {
 	char path[PATH_MAX];
 	int err;
 
 	scope_path(group, path, sizeof(path));
-	err = undo_note(undo, strcmp(undo, "cgroup") == 0 ? path : group, NULL);
+	err = tree ? undo_note("cgroup-tree", group, NULL) : undo_note("cgroup", path, NULL);
 	if (!err)
 		err = scope_create(group);
 	if (err)
@@ -668,14 +667,14 @@ static int make_groups(const struct spec *s)
 	if (err)
 		cell_event("fail", "cgroup v2: %s", strerror(-err));
 	for (size_t i = 0; !err && i < sizeof(groups) / sizeof(groups[0]); i++)
-		err = make_group(groups[i], "cgroup");
+		err = make_group(groups[i], false);
 	for (size_t i = 0; !err && i < s->n_workloads; i++) {
 		const struct workload *w = s->workloads[i].workload;
 
 		name_of_group(group, sizeof(group), ROLE_WORKLOAD, w);
-		err = make_group(group, "cgroup");
+		err = make_group(group, false);
 		if (!err && w->group)
-			err = make_group(w->group, "cgroup-tree");
+			err = make_group(w->group, true);
 	}
 	return err;
 }
