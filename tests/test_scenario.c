@@ -264,6 +264,19 @@ static void two_workloads_may_show_the_same_mitigation(void **state)
 	assert_int_equal(times, 1);
 }
 
+/* An arm is named after it, and a workload's option is no other's. */
+static void a_mitigation_by_an_option_has_a_name_of_its_own(void **state)
+{
+	const struct workload *a, *b;
+
+	(void)state;
+	for (size_t i = 0; (a = workload_nth(i)); i++)
+		for (const struct mitigation *m = a->mitigations; m && m->name; m++)
+			for (size_t j = 0; m->option && (b = workload_nth(j)); j++)
+				for (const struct mitigation *n = b->mitigations; a != b && n && n->name; n++)
+					assert_string_not_equal(m->name, n->name);
+}
+
 static void set_changes_one_option_or_says_why_not(void **state)
 {
 	static const char *const bad[] = {
@@ -342,6 +355,7 @@ int main(void)
 		cmocka_unit_test(a_mitigation_may_be_an_option_of_its_workload),
 		cmocka_unit_test(what_is_in_the_kernel_for_good_has_no_arms),
 		cmocka_unit_test(two_workloads_may_show_the_same_mitigation),
+		cmocka_unit_test(a_mitigation_by_an_option_has_a_name_of_its_own),
 		cmocka_unit_test(set_changes_one_option_or_says_why_not),
 		cmocka_unit_test(a_specification_survives_the_way_to_the_guest),
 	};

@@ -83,12 +83,17 @@ static int copy(char *to, size_t size, const char *from, const char *what, char 
 	return 0;
 }
 
-/* Does one of the workloads before the n-th show a mitigation of that name? It is one and the same. */
-static bool shown_before(const struct scenario *s, size_t n, const char *name)
+/*
+ * Does one of the workloads before the n-th show the same mitigation? A setting of the machine is one and the same for
+ * all; an option is its workload's own.
+ */
+static bool shown_before(const struct scenario *s, size_t n, const struct mitigation *same)
 {
+	if (same->option)
+		return false;
 	for (size_t w = 0; w < n; w++)
 		for (const struct mitigation *m = s->workloads[w].workload->mitigations; m && m->name; m++)
-			if (strcmp(m->name, name) == 0)
+			if (strcmp(m->name, same->name) == 0)
 				return true;
 	return false;
 }
@@ -97,7 +102,7 @@ const struct mitigation *scenario_mitigation(const struct scenario *s, size_t i)
 {
 	for (size_t w = 0; w < s->n_workloads; w++)
 		for (const struct mitigation *m = s->workloads[w].workload->mitigations; m && m->name; m++)
-			if (!shown_before(s, w, m->name) && i-- == 0)
+			if (!shown_before(s, w, m) && i-- == 0)
 				return m;
 	return NULL;
 }
