@@ -154,7 +154,7 @@ static void finish(struct memblock_try *t)
 
 bool memblock_ended(struct memblock_try *t, int64_t until_ns)
 {
-	int status;
+	int status = 0;
 
 	if (!spawn_wait_until(t->pid, until_ns, &status))
 		return false;
@@ -165,12 +165,13 @@ bool memblock_ended(struct memblock_try *t, int64_t until_ns)
 
 void memblock_kill(struct memblock_try *t)
 {
-	int status;
+	int status = 0;
 
-	t->ended = true;
 	kill(t->pid, SIGKILL);
 	t->hangs = !spawn_wait_until(t->pid, clock_ns() + KILL_MS * NS_PER_MS, &status);
-	t->err = t->hangs ? -EBUSY : -EINTR;
+	/* It may have come back before the signal was there. */
+	t->ended = t->hangs || WIFSIGNALED(status);
+	t->err = t->hangs ? -EBUSY : t->ended ? -EINTR : -WEXITSTATUS(status);
 	finish(t);
 }
 

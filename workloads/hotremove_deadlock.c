@@ -25,6 +25,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -43,10 +44,11 @@
 #define KNOB_FIRST     "hotremove_deadlock.helper_first"
 #define KNOB_BOUND     "hotremove_deadlock.bound_s"
 #define MAX_BYSTANDERS 16
-#define LOOKS	       3
+#define LOOKS	       3 /* in a row, besides the time that a cycle must stay */
 #define LOOK_MS	       500
-#define SETTLE_MS      2000 /* until each has the lock that is his */
-#define DRAIN_MS       10000
+#define SETTLE_MS      2000  /* until each has the lock that is his */
+#define DRAIN_MS       10000 /* the seed's tasks went on within a second; emulation may take ten times that */
+#define RETRY_MS       10000 /* for an offline that nobody is in the way of */
 #define PAGE	       4096UL
 /*
  * Its lowest mapping is dumped first: at the least address that a process may have (vm.mmap_min_addr is 64 KiB), larger
@@ -97,7 +99,7 @@ static const struct mitigation deadlock_mitigations[] = {
 		.value_help = "none",
 	},
 	{
-		.name = "offline-bound",
+		.name = "hotremove-bound",
 		.summary = "an offline that takes too long is given up",
 		.seed = "002",
 		.knobs = { { KNOB_BOUND, NULL } },
@@ -125,6 +127,7 @@ static const struct metric deadlock_metrics[] = {
 	{ "offline_s", "s", LESS, "duration of the offline" },
 	{ "offline_errno", "", NEITHER, "what it ended with" },
 	{ "drain_ms", "ms", LESS, "from the end of the offline until all others had gone on" },
+	{ "retry_ms", "ms", LESS, "offline of the same block when nobody was in the way any more" },
 	{ "bystander_wait_ms", "ms", LESS, "longest wait of a process that only made a cgroup" },
 	{ 0 },
 };
@@ -206,6 +209,12 @@ static int undo_block(const struct cell *c, unsigned id)
 
 /* --- The scene --- */
 
+/* Which block it was, from run() to verify(). */
+static struct found {
+	_Atomic bool known;
+	_Atomic unsigned id;
+} * found_block;
+
 struct scene {
 	const struct cell *c;
 	const struct deadlock_opts *o;
@@ -265,6 +274,10 @@ static int start_victim(struct scene *s)
 		err = find_block(s->c, frame, &s->block);
 	if (!err)
 		err = undo_block(s->c, s->block);
+	if (!err) {
+		atomic_store(&found_block->id, s->block);
+		atomic_store(&found_block->known, true);
+	}
 	if (!err && write(down[1], "!", 1) != 1)
 		err = -errno;
 	close(up[0]);
@@ -345,11 +358,24 @@ static void watch(struct scene *s)
 		   (double)s->offline.took_ns / NS_PER_S);
 }
 
-/* All others go on when the offline has ended: when is the last of them over? */
+/* How one of the others ended, if not as it should. */
+static int expect_end(const struct scene *s, const char *comm, pid_t pid, int expected)
+{
+	int rc = cell_wait(s->c, comm, pid);
+	char words[64];
+
+	if (rc == expected)
+		return 0;
+	cell_fail(s->c, "%s: %s", comm, rc ? cell_end_words(rc, words, sizeof(words)) : "ended without a fault");
+	return -ECANCELED;
+}
+
+/* All others go on when the offline has ended: when is the last of them over, and did each do what it was to? */
 static int drain(struct scene *s)
 {
 	int64_t begin = clock_ns(), deadline = begin + DRAIN_MS * NS_PER_MS, longest = 0;
 	bool all = false;
+	int err;
 
 	while (!all && clock_ns() < deadline) {
 		all = over(s->victim) && over(s->lru_gen);
@@ -371,11 +397,12 @@ static int drain(struct scene *s)
 	}
 	cell_metric_fixed(s->c, "drain_ms", (clock_ns() - begin) / 1000, 3);
 	cell_metric_fixed(s->c, "bystander_wait_ms", longest / 1000, 3);
-	cell_wait(s->c, "hr-victim", s->victim);
-	cell_wait(s->c, "hr-lru-gen", s->lru_gen);
-	for (uint64_t i = 0; i < s->o->bystanders; i++)
-		cell_wait(s->c, "hr-bystander", s->bystanders[i]);
-	return 0;
+	err = expect_end(s, "hr-victim", s->victim, 128 + SIGABRT);
+	if (!err)
+		err = expect_end(s, "hr-lru-gen", s->lru_gen, 0);
+	for (uint64_t i = 0; !err && i < s->o->bystanders; i++)
+		err = expect_end(s, "hr-bystander", s->bystanders[i], 0);
+	return err;
 }
 
 /* --- Hooks --- */
@@ -417,6 +444,11 @@ static int setup(struct cell *c)
 		cell_fail(c, "set-up: %s", strerror(-err));
 		return err;
 	}
+	found_block = mmap(NULL, sizeof(*found_block), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (found_block == MAP_FAILED) {
+		cell_fail(c, "shared memory: %s", strerror(errno));
+		return -ENOMEM;
+	}
 	snprintf(bound, sizeof(bound), "%" PRIu64, o->bound_s);
 	cell_knob(KNOB_CORE, core_choices[o->core], core_choices[o->core]);
 	cell_knob(KNOB_FIRST, first_choices[o->helper_first], first_choices[o->helper_first]);
@@ -437,14 +469,47 @@ static int run(struct cell *c)
 	cell_metric_bool(c, "deadlocked", s.found);
 	cell_metric_fixed(c, "offline_s", s.offline.took_ns / NS_PER_MS, 3);
 	cell_metric_u64(c, "offline_errno", (uint64_t)-s.offline.err);
-	return drain(&s);
+	err = drain(&s);
+	/* Done, or given up by us: any other end is not what this scenario is about. */
+	if (!err && s.offline.err && (!s.offline.ended || s.offline.hangs)) {
+		cell_fail(c, "offline of memory%u: %s", s.block, strerror(-s.offline.err));
+		err = s.offline.err;
+	}
+	return err;
 }
 
-/* Now that nobody is in the way, the block can go. Undoing brings it back. */
+/* A change of the block that must succeed, now that nobody is in the way. */
+static int change_block(struct cell *c, const char *state, int64_t *took_ns)
+{
+	unsigned id = atomic_load(&found_block->id);
+	struct memblock_try t = memblock_write(MEMBLOCK_ROOT, id, state, RETRY_MS * NS_PER_MS, c->deadline_ns);
+
+	*took_ns = t.took_ns;
+	if (t.err)
+		cell_fail(c, "%s of memory%u, with nobody in the way: %s", state, id, strerror(-t.err));
+	return t.err;
+}
+
+/* The block can go now, if it has not gone already, and it comes back. */
 static int verify(struct cell *c)
 {
-	(void)c;
-	return 0;
+	struct memblock b;
+	int64_t took_ns;
+	int err;
+
+	if (!c->run_ok || !atomic_load(&found_block->known))
+		return 0;
+	err = memblock_read(MEMBLOCK_ROOT, atomic_load(&found_block->id), &b);
+	if (err) {
+		cell_fail(c, "memory%u: %s", b.id, strerror(-err));
+		return err;
+	}
+	if (b.state == MEMBLOCK_ONLINE) {
+		err = change_block(c, "offline", &took_ns);
+		if (!err)
+			cell_metric_fixed(c, "retry_ms", took_ns / 1000, 3);
+	}
+	return err ? err : change_block(c, "online_movable", &took_ns);
 }
 
 static const struct workload hotremove_deadlock = {

@@ -28,8 +28,8 @@
 #include <sys/uio.h>
 #include <unistd.h>
 
-#define MAX_BLOCKS    4096
-#define MAX_PAUSE_MS  60000 /* of back-off */
+#define MAX_BLOCKS    4096  /* half a TiB in blocks of 128 MiB */
+#define MAX_PAUSE_MS  60000 /* of back-off: no longer than a cell of the usual size lasts */
 #define KNOB_BOUND    "mem_offline.bound_ms"
 #define KNOB_BACK_OFF "mem_offline.back_off"
 #define STRESSOR      "stress-ng"
@@ -414,9 +414,10 @@ static int verify(struct cell *c)
 		left += memblock_read(MEMBLOCK_ROOT, all.blocks[i].id, &b) != 0 || b.state != MEMBLOCK_ONLINE;
 	}
 	cell_metric_u64(c, "left_offline", left);
-	if (left)
-		cell_finding(c, "%" PRIu64 " of %zu blocks were not online again", left, all.n);
-	return 0;
+	if (!left)
+		return 0;
+	cell_fail(c, "%" PRIu64 " of %zu blocks are not online again", left, all.n);
+	return -EBUSY;
 }
 
 static const struct workload mem_offline = {

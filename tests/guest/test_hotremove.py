@@ -15,5 +15,6 @@ def test_the_four_threads_are_named_and_let_go(results):
     assert stuck["metrics"]["deadlocked"] is True and stuck["metrics"]["drain_ms"] < 10_000
     assert stuck["metrics"]["bystander_wait_ms"] > 5000
     assert fine["verdict"] == "ok" and fine["metrics"]["deadlocked"] is False and fine["metrics"]["offline_errno"] == 0
+    assert stuck["metrics"]["retry_ms"] > 0, "the same block goes when nobody is in the way"
     assert "deadlock" in (run / "report.html").read_text()
     assert_nothing_left(run)
