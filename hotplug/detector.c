@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "hotplug/detector.h"
 
+#include "base/clock.h"
 #include "base/sysfile.h"
 
 #include <dirent.h>
@@ -10,7 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define STACK_SIZE 4096
+#define LOOK_MS 500
 
 static ssize_t read_of(const struct detector *d, pid_t pid, const char *file, char *buf, size_t size)
 {
@@ -59,13 +60,14 @@ static void take(struct detector *d, const struct waiter *t)
 
 static void classify(struct detector *d, struct waiter *t, bool migrating_fails)
 {
-	char path[PATH_MAX], stack[STACK_SIZE];
+	char path[PATH_MAX], stack[STACK_TEXT];
 	ssize_t n = read_of(d, t->pid, "stack", stack, sizeof(stack));
 
 	snprintf(path, sizeof(path), "%s/%d/status", d->proc, (int)t->pid);
 	if (sysfile_read_key(path, "voluntary_ctxt_switches", &t->switches))
 		t->switches = 0;
 	t->offlines = t->pid == d->offliner;
+	t->supervises = d->offliner && t->pid == d->supervisor;
 	waitfor_classify(t, stack, n > 0 ? (size_t)n : 0, migrating_fails);
 }
 
@@ -111,10 +113,11 @@ bool detector_look(struct detector *d, int64_t now_ns)
 	uint64_t failed = d->migrate_failed;
 	DIR *dir = opendir(d->proc);
 	struct dirent *e;
-	bool fails;
+	bool fails, deadlock;
 
 	if (!dir)
 		return false;
+	d->looked_n++;
 	snprintf(path, sizeof(path), "%s/vmstat", d->proc);
 	fails = sysfile_read_key(path, "pgmigrate_fail", &failed) == 0 && d->looked && failed > d->migrate_failed;
 	d->migrate_failed = failed;
@@ -132,5 +135,24 @@ bool detector_look(struct detector *d, int64_t now_ns)
 	for (unsigned i = 0; i < d->n_tasks; i++)
 		classify(d, &d->tasks[i], fails);
 	find_readers(d, fails);
-	return waitfor_add(&d->watch, d->tasks, d->n_tasks, now_ns, d->looks, d->hold_ns);
+	waitfor_supervised(d->tasks, d->n_tasks);
+	deadlock = waitfor_add(&d->watch, d->tasks, d->n_tasks, now_ns, d->looks, d->hold_ns);
+	d->cycles_n += d->watch.looks > 0;
+	return deadlock;
+}
+
+bool detector_wait(struct detector *d, struct memblock_try *t, int64_t until_ns)
+{
+	int64_t now;
+
+	d->offliner = t->pid;
+	while ((now = clock_ns()) < until_ns) {
+		int64_t next = now + LOOK_MS * NS_PER_MS;
+
+		if (memblock_ended(t, next < until_ns ? next : until_ns))
+			return false;
+		if (detector_look(d, clock_ns()))
+			return true;
+	}
+	return false;
 }

@@ -7,6 +7,7 @@
 
 #include <dirent.h>
 #include <errno.h>
+#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
@@ -17,8 +18,12 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define KILL_MS                                                                                                        \
-	5000 /* a fatal signal is seen within 4 to 15 ms where pages are tried, later where a lock is waited for */
+/*
+ * A signal is looked at between two passes over a block. A pass over 128 MiB that are in use took up to 12 s under
+ * emulation, beside another guest.
+ */
+#define KILL_MS	    60000
+#define STACK_LOOKS 20 /* of 10 ms: of a task that runs the stack cannot always be read */
 
 static int read_hex(const char *path, uint64_t *value)
 {
@@ -114,6 +119,40 @@ bool memblock_movable(const struct memblock *b)
 	return strcmp(b->zones, "Movable") == 0;
 }
 
+uint64_t memblock_address(const void *page)
+{
+	static const char path[] = "/proc/self/pagemap";
+	size_t size = (size_t)sysconf(_SC_PAGESIZE);
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	uint64_t entry = 0;
+
+	if (fd < 0)
+		return 0;
+	if (pread(fd, &entry, sizeof(entry), (off_t)((uintptr_t)page / size * sizeof(entry))) != sizeof(entry))
+		entry = 0;
+	close(fd);
+	/* Bit 63: it is in memory; bits 0 to 54: its frame (Documentation/admin-guide/mm/pagemap.rst). */
+	return entry >> 63 ? (entry & ((1ULL << 55) - 1)) * size : 0;
+}
+
+int memblock_at(const char *root, uint64_t address, struct memblock *b)
+{
+	static struct memblock blocks[MEMBLOCK_MAX];
+	int n = memblock_list(root, blocks, MEMBLOCK_MAX);
+	uint64_t size;
+	int err = memblock_size(root, &size);
+
+	if (err || n < 0)
+		return err ? err : n;
+	for (int i = 0; i < n; i++) {
+		if (blocks[i].phys_index == address / size) {
+			*b = blocks[i];
+			return 0;
+		}
+	}
+	return -ENOENT;
+}
+
 static void count_pages(uint64_t *migrated, uint64_t *failed)
 {
 	if (sysfile_read_key("/proc/vmstat", "pgmigrate_success", migrated))
@@ -163,10 +202,27 @@ bool memblock_ended(struct memblock_try *t, int64_t until_ns)
 	return true;
 }
 
+/* What offline_pages() had called, else the innermost function. */
+static void find_place(struct memblock_try *t)
+{
+	struct stack s = { .n = 0 };
+	unsigned in;
+
+	for (int i = 0; !s.n && i < STACK_LOOKS; i++) {
+		if (i)
+			clock_sleep_ms(10);
+		stack_read(&s, "/proc", t->pid);
+	}
+	in = stack_find(&s, "offline_pages");
+	if (s.n)
+		snprintf(t->where, sizeof(t->where), "%s", s.names[in < s.n && in > 0 ? in - 1 : 0]);
+}
+
 void memblock_kill(struct memblock_try *t)
 {
 	int status = 0;
 
+	find_place(t);
 	kill(t->pid, SIGKILL);
 	t->hangs = !spawn_wait_until(t->pid, clock_ns() + KILL_MS * NS_PER_MS, &status);
 	/* It may have come back before the signal was there. */

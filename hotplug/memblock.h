@@ -9,12 +9,15 @@
 #ifndef HEADROOM_MEMBLOCK_H
 #define HEADROOM_MEMBLOCK_H
 
+#include "hotplug/stack.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/types.h>
 
 #define MEMBLOCK_ROOT "/sys/devices/system/memory"
+#define MEMBLOCK_MAX  4096 /* half a TiB in blocks of 128 MiB */
 
 enum memblock_state { MEMBLOCK_ONLINE, MEMBLOCK_OFFLINE, MEMBLOCK_GOING };
 
@@ -33,12 +36,18 @@ int memblock_read(const char *root, unsigned id, struct memblock *b);
 /* Is all of it in zone Movable: what a kernel that keeps its word can empty? */
 bool memblock_movable(const struct memblock *b);
 
+/* The physical address of a page of this process that it has touched (/proc/self/pagemap; root). 0: not known. */
+uint64_t memblock_address(const void *page);
+/* The block that has this physical address. 0 or -errno; -ENOENT: none has. */
+int memblock_at(const char *root, uint64_t address, struct memblock *b);
+
 /* One attempt to change a block's state. */
 struct memblock_try {
-	pid_t pid;  /* of the child that writes */
-	int err;    /* 0, or -errno as the kernel said it: -EINTR when it was ended at the bound */
-	bool ended; /* at the bound, by us */
-	bool hangs; /* and did not even end then */
+	pid_t pid;		/* of the child that writes */
+	int err;		/* 0, or -errno as the kernel said it: -EINTR when it was ended at the bound */
+	bool ended;		/* at the bound, by us */
+	bool hangs;		/* and did not even end then */
+	char where[STACK_NAME]; /* the part of the offline that it was in when it was to be ended; empty: not known */
 	int64_t begin_ns;
 	int64_t took_ns;   /* until the write came back, or was given up */
 	uint64_t migrated; /* pages, all over the machine meanwhile (pgmigrate_success) */
@@ -49,7 +58,10 @@ struct memblock_try {
 struct memblock_try memblock_begin(const char *root, unsigned id, const char *state);
 /* Has it come back? Waits until `until_ns` (CLOCK_MONOTONIC). Then the rest of *t is filled in. */
 bool memblock_ended(struct memblock_try *t, int64_t until_ns);
-/* End it with SIGKILL; fills in the rest of *t. */
+/*
+ * End it with SIGKILL; fills in the rest of *t. It may take long: the kernel looks for a signal only when it has tried
+ * all pages of the block once (mm/memory_hotplug.c, offline_pages()).
+ */
 void memblock_kill(struct memblock_try *t);
 /*
  * The three in one: write `state` ("offline", "online", "online_movable", "online_kernel") into the block's file.

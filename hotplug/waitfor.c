@@ -8,56 +8,14 @@
 #define DEVICE_HOTPLUG "device_hotplug_lock"
 #define CGROUP_MUTEX   "cgroup_mutex"
 #define IN_USE	       "pages that are in use"
-#define MAX_FRAMES     64
+#define SIGNAL	       "the signal of its supervisor"
 
-/* --- A stack --- */
-
-struct frames {
-	char names[MAX_FRAMES][WAITFOR_NAME];
-	unsigned n;
-};
-
-/* "[<0>] name+0x1/0x2 [module]" */
-static void read_frames(struct frames *f, const char *text, size_t len)
+static bool in(const struct stack *f, const char *function)
 {
-	const char *end = text + len;
-
-	f->n = 0;
-	while (text < end && f->n < MAX_FRAMES) {
-		const char *newline = memchr(text, '\n', (size_t)(end - text)), *stop = newline ? newline : end;
-		const char *name = memchr(text, ']', (size_t)(stop - text));
-		size_t size;
-
-		if (name && name + 2 < stop && name[1] == ' ') {
-			name += 2;
-			for (size = 0; name + size < stop && name[size] != '+' && name[size] != ' '; size++)
-				;
-			if (size > 0 && size < WAITFOR_NAME) {
-				memcpy(f->names[f->n], name, size);
-				f->names[f->n++][size] = '\0';
-			}
-		}
-		text = newline ? newline + 1 : end;
-	}
+	return stack_find(f, function) < f->n;
 }
 
-/* A compiler may have made a part of it: "offline_pages.constprop.0". */
-static bool is(const char *frame, const char *function)
-{
-	size_t len = strlen(function);
-
-	return strncmp(frame, function, len) == 0 && (!frame[len] || frame[len] == '.');
-}
-
-static bool in(const struct frames *f, const char *function)
-{
-	for (unsigned i = 0; i < f->n; i++)
-		if (is(f->names[i], function))
-			return true;
-	return false;
-}
-
-static bool in_any(const struct frames *f, const char *const *functions)
+static bool in_any(const struct stack *f, const char *const *functions)
 {
 	for (; *functions; functions++)
 		if (in(f, *functions))
@@ -85,7 +43,7 @@ static void core_of(pid_t pid, const char *what, char *buf)
 }
 
 /* mm/memory_hotplug.c: offline_pages() holds mem_hotplug_lock for writing from mem_hotplug_begin() on. */
-static void offliner(struct waiter *t, const struct frames *f, bool migrating_fails)
+static void offliner(struct waiter *t, const struct stack *f, bool migrating_fails)
 {
 	static const char *const begins[] = { "mem_hotplug_begin", "percpu_down_write", NULL };
 
@@ -115,7 +73,7 @@ static void offliner(struct waiter *t, const struct frames *f, bool migrating_fa
 }
 
 /* Readers of the lock, who hold others meanwhile. */
-static void reader(struct waiter *t, const struct frames *f)
+static void reader(struct waiter *t, const struct stack *f)
 {
 	/*
 	 * Those that come to get_online_mems() with cgroup_mutex: the switch of the multi-generational LRU
@@ -138,7 +96,7 @@ static void reader(struct waiter *t, const struct frames *f)
 
 /* The scheduler's own functions, a mutex's among them, are not in a stack: who waits for a mutex seems to be its
  * caller. */
-static void wants_mutex(struct waiter *t, const struct frames *f)
+static void wants_mutex(struct waiter *t, const struct stack *f)
 {
 	static const char *const callers[] = {
 		"proc_cgroup_show",	 "cgroup_kn_lock_live",	 "cgroup_lock_and_drain_offline",
@@ -150,12 +108,13 @@ static void wants_mutex(struct waiter *t, const struct frames *f)
 	if (!f->n || *t->waits || t->state != 'D')
 		return;
 	for (const char *const *c = callers; *c; c++)
-		if (is(f->names[0], *c) || (f->n > 1 && is(f->names[0], "__mutex_lock") && is(f->names[1], *c)))
+		if (stack_is(f->names[0], *c) ||
+		    (f->n > 1 && stack_is(f->names[0], "__mutex_lock") && stack_is(f->names[1], *c)))
 			waits(t, CGROUP_MUTEX, *c);
 }
 
 /* fs/coredump.c: dump_user_range() holds a page while it is written; the reader of the pipe takes it off. */
-static void dumper(struct waiter *t, const struct frames *f)
+static void dumper(struct waiter *t, const struct stack *f)
 {
 	static const char *const dumps[] = { "do_coredump", "elf_core_dump", "dump_user_range", "vfs_coredump", NULL };
 	char what[WAITFOR_NAME];
@@ -171,12 +130,14 @@ static void dumper(struct waiter *t, const struct frames *f)
 
 void waitfor_classify(struct waiter *t, const char *stack, size_t len, bool migrating_fails)
 {
-	struct frames f;
+	struct stack f;
 	char what[WAITFOR_NAME];
 
-	read_frames(&f, stack, len);
+	stack_parse(&f, stack, len);
 	t->n_holds = 0;
 	t->waits[0] = '\0';
+	for (t->n_frames = 0; t->n_frames < f.n && t->n_frames < WAITFOR_FRAMES; t->n_frames++)
+		memcpy(t->frames[t->n_frames], f.names[t->n_frames], WAITFOR_NAME);
 	snprintf(t->where, sizeof(t->where), "%s", f.n ? f.names[0] : "");
 	offliner(t, &f, migrating_fails);
 	reader(t, &f);
@@ -186,6 +147,8 @@ void waitfor_classify(struct waiter *t, const char *stack, size_t len, bool migr
 		core_of(t->dumps, "the pipe", what);
 		holds(t, what);
 	}
+	if (t->supervises)
+		holds(t, SIGNAL);
 }
 
 /* --- Cycles --- */
@@ -196,6 +159,20 @@ static bool has(const struct waiter *t, const char *what)
 		if (strcmp(t->holds[i], what) == 0)
 			return true;
 	return false;
+}
+
+void waitfor_supervised(struct waiter *tasks, unsigned n)
+{
+	bool supervised = false;
+
+	for (unsigned i = 0; i < n; i++) {
+		if (has(&tasks[i], IN_USE))
+			return;
+		supervised |= tasks[i].supervises;
+	}
+	for (unsigned i = 0; supervised && i < n; i++)
+		if (strcmp(tasks[i].waits, IN_USE) == 0)
+			snprintf(tasks[i].waits, WAITFOR_NAME, SIGNAL);
 }
 
 enum colour { NEW, ON_PATH, DONE };
@@ -256,6 +233,8 @@ bool waitfor_cycle(const struct waiter *tasks, unsigned n, struct waitfor_cycle 
 		memcpy(c->steps[i].comm, t->comm, sizeof(t->comm));
 		memcpy(c->steps[i].waits, t->waits, sizeof(t->waits));
 		memcpy(c->steps[i].where, t->where, sizeof(t->where));
+		memcpy(c->steps[i].frames, t->frames, sizeof(t->frames));
+		c->steps[i].n_frames = t->n_frames;
 	}
 	return true;
 }
@@ -302,4 +281,24 @@ const char *waitfor_words(const struct waitfor_cycle *c, char *buf, size_t size)
 	if (c->n && len < size)
 		snprintf(buf + len, size - len, ", held by %s (pid %d)", c->steps[0].comm, (int)c->steps[0].pid);
 	return buf;
+}
+
+void waitfor_json(struct jsonw *j, const void *cycle)
+{
+	const struct waitfor_cycle *c = cycle;
+
+	jsonw_array(j, "steps");
+	for (unsigned i = 0; i < c->n; i++) {
+		jsonw_object(j, NULL);
+		jsonw_i64(j, "pid", c->steps[i].pid);
+		jsonw_str(j, "comm", c->steps[i].comm);
+		jsonw_str(j, "where", c->steps[i].where);
+		jsonw_str(j, "waits", c->steps[i].waits);
+		jsonw_array(j, "stack");
+		for (unsigned k = 0; k < c->steps[i].n_frames; k++)
+			jsonw_str(j, NULL, c->steps[i].frames[k]);
+		jsonw_array_end(j);
+		jsonw_object_end(j);
+	}
+	jsonw_array_end(j);
 }

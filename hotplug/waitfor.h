@@ -10,6 +10,9 @@
 #ifndef HEADROOM_WAITFOR_H
 #define HEADROOM_WAITFOR_H
 
+#include "base/jsonw.h"
+#include "hotplug/stack.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -17,7 +20,8 @@
 
 #define WAITFOR_MAX_TASKS  256
 #define WAITFOR_MAX_CLAIMS 4
-#define WAITFOR_NAME	   48
+#define WAITFOR_NAME	   STACK_NAME
+#define WAITFOR_FRAMES	   6 /* of a stack, kept to be shown */
 
 /* A task at one moment. */
 struct waiter {
@@ -27,10 +31,13 @@ struct waiter {
 	uint64_t switches; /* voluntary ones so far: who sleeps and wakes goes on, who stands still does not */
 	bool offlines; /* its write to a block's state is known to be under way: a running task has no stack to read */
 	pid_t dumps;   /* the task whose core this one is to read from a pipe (the helper of core_pattern); 0: none */
+	bool supervises; /* it is to end the offliner by a signal when that takes too long */
 	char holds[WAITFOR_MAX_CLAIMS][WAITFOR_NAME];
 	unsigned n_holds;
 	char waits[WAITFOR_NAME]; /* empty: for nothing that is known here */
 	char where[WAITFOR_NAME]; /* the function that says so, else the innermost */
+	char frames[WAITFOR_FRAMES][WAITFOR_NAME];
+	unsigned n_frames;
 };
 
 /*
@@ -41,6 +48,12 @@ struct waiter {
  */
 void waitfor_classify(struct waiter *t, const char *stack, size_t len, bool migrating_fails);
 
+/*
+ * When all of them are classified: an offliner whose pages nobody here is known to hold, and that has a supervisor,
+ * waits for its signal.
+ */
+void waitfor_supervised(struct waiter *tasks, unsigned n);
+
 /* A cycle: each waits for what the next one holds, and the last for what the first does. */
 struct waitfor_cycle {
 	unsigned n;
@@ -50,6 +63,8 @@ struct waitfor_cycle {
 		char waits[WAITFOR_NAME]; /* what the next one holds */
 		char where[WAITFOR_NAME];
 		uint64_t switches;
+		char frames[WAITFOR_FRAMES][WAITFOR_NAME];
+		unsigned n_frames;
 	} steps[WAITFOR_MAX_TASKS];
 };
 
@@ -71,5 +86,7 @@ bool waitfor_add(struct waitfor_watch *w, const struct waiter *tasks, unsigned n
 		 int64_t hold_ns);
 /* The cycle in words: "T1 (pid 12) waits for mem_hotplug_lock, held by ..." into buf. Returns buf. */
 const char *waitfor_words(const struct waitfor_cycle *c, char *buf, size_t size);
+/* The cycle as the member "steps" of an event (docs/record.md); `cycle` is a struct waitfor_cycle. */
+void waitfor_json(struct jsonw *j, const void *cycle);
 
 #endif

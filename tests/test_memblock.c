@@ -5,6 +5,7 @@
 #include "t.h"
 
 #include <errno.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 
 static char *root;
@@ -61,6 +62,26 @@ static void blocks_are_listed_by_number(void **state)
 	assert_false(memblock_movable(&blocks[0]));
 	assert_false(memblock_movable(&blocks[2]));
 	assert_int_equal(memblock_list(root, blocks, 2), 2);
+}
+
+static void an_address_has_its_block(void **state)
+{
+	struct memblock b;
+	char *page = mmap(NULL, 4096, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+
+	(void)state;
+	t_write(root, "block_size_bytes", "8000000\n");
+	block(33, "00000021\n", "online\n", "Movable\n");
+	block(32, "00000020\n", "online\n", "Movable\n");
+	assert_int_equal(memblock_at(root, 0x20ULL * 0x8000000 - 1, &b), -ENOENT);
+	assert_int_equal(memblock_at(root, 0x20ULL * 0x8000000, &b), 0);
+	assert_int_equal(b.id, 32);
+	assert_int_equal(memblock_at(root, 0x22ULL * 0x8000000 - 1, &b), 0);
+	assert_int_equal(b.id, 33);
+	assert_int_equal(memblock_at(root, 0x22ULL * 0x8000000, &b), -ENOENT);
+	assert_true(page != MAP_FAILED);
+	assert_int_equal(memblock_address(page), 0); /* never touched: it has none */
+	munmap(page, 4096);
 }
 
 static void what_is_damaged_is_no_block(void **state)
@@ -124,6 +145,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test_setup_teardown(blocks_are_listed_by_number, setup, teardown),
+		cmocka_unit_test_setup_teardown(an_address_has_its_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(what_is_damaged_is_no_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_says_what_the_kernel_said, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_that_does_not_come_back_is_ended, setup, teardown),

@@ -123,6 +123,54 @@ static void only_a_cycle_that_stays_is_told(void **state)
 	assert_int_equal(w.cycle.n, 0);
 }
 
+/* Nobody here has the page: but who would end the offline waits as well. */
+static void a_supervisor_that_asks_first_is_in_the_ring(void **state)
+{
+	struct waiter tasks[PUZZLE_TASKS];
+	struct waitfor_cycle c;
+
+	(void)state;
+	for (int variant = 0; variant < 3; variant++) {
+		the_puzzle(tasks, asker, true);
+		if (variant < 2)
+			tasks[3] = task(300, "reader", 'S', 0, false, "[<0>] pipe_read+0x1/0x2\n");
+		tasks[4].dumps = 0;
+		tasks[4].supervises = variant != 1;
+		waitfor_classify(&tasks[4], asker, strlen(asker), false);
+		waitfor_supervised(tasks, PUZZLE_TASKS);
+		assert_int_equal(waitfor_cycle(tasks, PUZZLE_TASKS, &c), variant == 0);
+	}
+	the_puzzle(tasks, asker, true);
+	tasks[3] = task(300, "reader", 'S', 0, false, "");
+	tasks[4] =
+		task(301, "supervisor", 'S', 0, false, "[<0>] hrtimer_nanosleep+0x1/0x2\n"); /* it waits for no lock */
+	tasks[4].supervises = true;
+	waitfor_classify(&tasks[4], "", 0, false);
+	waitfor_supervised(tasks, PUZZLE_TASKS);
+	assert_string_equal(tasks[1].waits, "the signal of its supervisor");
+	assert_false(waitfor_cycle(tasks, PUZZLE_TASKS, &c));
+}
+
+static void a_cycle_is_told_with_its_stacks(void **state)
+{
+	struct waiter tasks[PUZZLE_TASKS];
+	struct waitfor_cycle c;
+	struct jsonw j;
+	char text[4096];
+
+	(void)state;
+	the_puzzle(tasks, asker, true);
+	assert_true(waitfor_cycle(tasks, PUZZLE_TASKS, &c));
+	jsonw_init(&j, text, sizeof(text));
+	jsonw_object(&j, NULL);
+	waitfor_json(&j, &c);
+	jsonw_object_end(&j);
+	assert_true(jsonw_line(&j) > 0);
+	assert_non_null(strstr(text, "{\"steps\":[{\"pid\":300,\"comm\":\"victim\",\"where\":\"pipe_write\","
+				     "\"waits\":\"the pipe of the core of 300\",\"stack\":[\"pipe_write\","));
+	assert_non_null(strstr(text, "\"waits\":\"mem_hotplug_lock\",\"stack\":[\"percpu_rwsem_wait\","));
+}
+
 static void hostile_stacks_say_nothing(void **state)
 {
 	static const char *const texts[] = {
@@ -206,6 +254,8 @@ int main(void)
 		cmocka_unit_test(an_offliner_that_runs_is_known_by_its_pages),
 		cmocka_unit_test(without_one_of_the_four_there_is_none),
 		cmocka_unit_test(only_a_cycle_that_stays_is_told),
+		cmocka_unit_test(a_supervisor_that_asks_first_is_in_the_ring),
+		cmocka_unit_test(a_cycle_is_told_with_its_stacks),
 		cmocka_unit_test(hostile_stacks_say_nothing),
 		cmocka_unit_test(random_graphs_agree_with_a_plain_model),
 	};

@@ -7,18 +7,22 @@
  * first wants to know something about cgroups, and waits for cgroup_mutex. The third has that, and waits for the lock
  * of memory hotplug (here: the switch of the multi-generational LRU), which the first holds for as long as he tries.
  *
+ * In the other variant no core is dumped. A page is stuck for some other reason, and who takes the block offline has a
+ * supervisor that would end it by a signal; but before it does, it reads /proc/PID/cgroup of its charge.
+ *
  * The detector names the cycle. Then the offline is ended, and all must be over within moments.
  */
 #include "base/clock.h"
-#include "base/paths.h"
 #include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
+#include "hotplug/crasher.h"
 #include "hotplug/detector.h"
 #include "hotplug/memblock.h"
 #include "run/facts.h"
 #include "run/undo.h"
 #include "run/workload.h"
+#include "hotplug/pins.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -30,54 +34,53 @@
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
-#include <sys/prctl.h>
-#include <sys/resource.h>
+#include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
 
 #define DEADLOCK_GROUP CGROUP_PARENT "/deadlock"
 /* Not beside the helper's: who makes a group has the lock of its parent's directory as well. */
 #define BYSTANDERS     DEADLOCK_GROUP "/bystanders"
-#define CORE_PATTERN   "/proc/sys/kernel/core_pattern"
 #define LRU_GEN	       "/sys/kernel/mm/lru_gen/enabled"
 #define KNOB_CORE      "hotremove_deadlock.core"
 #define KNOB_FIRST     "hotremove_deadlock.helper_first"
+#define KNOB_SIGNAL    "hotremove_deadlock.supervisor_first"
 #define KNOB_BOUND     "hotremove_deadlock.bound_s"
 #define MAX_BYSTANDERS 16
-#define LOOKS	       3 /* in a row, besides the time that a cycle must stay */
-#define LOOK_MS	       500
+#define LOOKS	       3     /* in a row, besides the time that a cycle must stay */
 #define SETTLE_MS      2000  /* until each has the lock that is his */
 #define DRAIN_MS       10000 /* the seed's tasks went on within a second; emulation may take ten times that */
 #define RETRY_MS       10000 /* for an offline that nobody is in the way of */
-#define PAGE	       4096UL
-/*
- * Its lowest mapping is dumped first: at the least address that a process may have (vm.mmap_min_addr is 64 KiB), larger
- * than the 64 KiB that a pipe takes, so that the dump stops in the middle of it.
- */
-#define VICTIM_ADDRESS 0x20000UL
-#define VICTIM_BYTES   (3UL << 20)
-#define VICTIM_PAGE    14 /* about where the pipe is full: headers and notes come before */
+#define SUPERVISE_MS   4000  /* after which the supervisor finds that the offline takes too long */
 
+enum variant { VARIANT_CORE, VARIANT_SUPERVISOR };
 enum core { CORE_PIPE, CORE_FILE };
 enum first { FIRST_ASKS, FIRST_DRAINS };
+enum signals { SUPERVISOR_READS, SUPERVISOR_SIGNALS };
 
 struct deadlock_opts {
 	uint64_t bound_s, hold_s, give_up_s, bystanders;
-	unsigned core, helper, helper_first;
+	unsigned variant, core, helper, helper_first, supervisor_first;
 };
 
+static const char *const variant_choices[] = { "core", "supervisor", NULL };
 static const char *const core_choices[] = { "pipe", "file", NULL };
 static const char *const helper_choices[] = { "read", "mkdir", NULL };
 static const char *const first_choices[] = { "asks", "drains", NULL };
+static const char *const signal_choices[] = { "reads", "signals", NULL };
 
 #define FIELD(name) offsetof(struct deadlock_opts, name)
 static const struct opt deadlock_options[] = {
+	{ "variant", OPT_ENUM, FIELD(variant), "core", 0, 0, variant_choices, NULL,
+	  "who closes the ring: the reader of a core dump, or the supervisor of the offline" },
 	{ "core", OPT_ENUM, FIELD(core), "pipe", 0, 0, core_choices, NULL,
 	  "where the crashing program's core goes: a pipe to a helper, or a file" },
 	{ "helper", OPT_ENUM, FIELD(helper), "read", 0, 0, helper_choices, NULL,
 	  "how the helper asks about cgroups: it reads /proc/PID/cgroup (waits up to 6.1), or makes a group" },
 	{ "helper_first", OPT_ENUM, FIELD(helper_first), "asks", 0, 0, first_choices, NULL,
 	  "what the helper does first: it asks, or drains the pipe" },
+	{ "supervisor_first", OPT_ENUM, FIELD(supervisor_first), "reads", 0, 0, signal_choices, NULL,
+	  "what the supervisor does first: it reads /proc/PID/cgroup (waits up to 6.1), or signals" },
 	{ "bound_s", OPT_U64, FIELD(bound_s), "0", 0, 3600, NULL, "s",
 	  "after which the offline is given up; 0: never by itself" },
 	{ "hold_s", OPT_U64, FIELD(hold_s), "8", 1, 600, NULL, "s", "that a cycle must stay to be called a deadlock" },
@@ -118,6 +121,16 @@ static const struct mitigation deadlock_mitigations[] = {
 		.on = "drains",
 		.value_help = "none",
 	},
+	{
+		.name = "supervisor-signals-first",
+		.summary = "who supervises the offline ends it before it reads anything about it",
+		.seed = "002",
+		.knobs = { { KNOB_SIGNAL, NULL } },
+		.option = "supervisor_first",
+		.off = "reads",
+		.on = "signals",
+		.value_help = "none",
+	},
 	{ 0 },
 };
 
@@ -134,65 +147,23 @@ static const struct metric deadlock_metrics[] = {
 
 /* --- The parts --- */
 
-/* The frame number of its page, from /proc/self/pagemap: bits 0 to 54. 0: not known. */
-static uint64_t frame_of(const char *page)
+/* The block that a page lies in, if it can be taken offline. -errno after cell_fail(). */
+static int find_block(const struct cell *c, uint64_t address, unsigned *id)
 {
-	int fd = open("/proc/self/pagemap", O_RDONLY | O_CLOEXEC);
-	uint64_t entry = 0;
+	struct memblock b;
+	int err = memblock_at(MEMBLOCK_ROOT, address, &b);
 
-	if (fd < 0)
-		return 0;
-	if (pread(fd, &entry, sizeof(entry), (off_t)((uintptr_t)page / PAGE * sizeof(entry))) != sizeof(entry))
-		entry = 0;
-	close(fd);
-	return entry & ((1ULL << 55) - 1);
-}
-
-/* Says where its page lies, waits for the word, and crashes. */
-static void victim(int say, int wait)
-{
-	const struct rlimit all = { RLIM_INFINITY, RLIM_INFINITY };
-	char *memory = mmap((void *)VICTIM_ADDRESS, VICTIM_BYTES, PROT_READ | PROT_WRITE,
-			    MAP_PRIVATE | MAP_ANONYMOUS | MAP_FIXED_NOREPLACE, -1, 0);
-	uint64_t frame = 0;
-	char word;
-
-	if (memory == (char *)VICTIM_ADDRESS) {
-		madvise(memory, VICTIM_BYTES, MADV_NOHUGEPAGE);
-		for (size_t at = 0; at < VICTIM_BYTES; at += PAGE)
-			memory[at] = 1;
-		frame = frame_of(memory + VICTIM_PAGE * PAGE);
+	if (err) {
+		cell_fail(c, "the block of address 0x%" PRIx64 ": %s", address, strerror(-err));
+		return err;
 	}
-	setrlimit(RLIMIT_CORE, &all);
-	prctl(PR_SET_DUMPABLE, 1);
-	if (write(say, &frame, sizeof(frame)) == sizeof(frame) && read(wait, &word, 1) == 1) {
-		signal(SIGABRT, SIG_DFL);
-		abort();
+	if (!memblock_movable(&b)) {
+		cell_fail(c, "the page lies in memory%u, whose zones are '%s': no movable memory was free", b.id,
+			  b.zones);
+		return -EBUSY;
 	}
-	_exit(1);
-}
-
-/* The block that a frame lies in, if it can be taken offline. -errno after cell_fail(). */
-static int find_block(const struct cell *c, uint64_t frame, unsigned *id)
-{
-	static struct memblock blocks[4096];
-	int n = memblock_list(MEMBLOCK_ROOT, blocks, 4096);
-	uint64_t size;
-	int err = memblock_size(MEMBLOCK_ROOT, &size);
-
-	for (int i = 0; !err && i < n; i++) {
-		if (blocks[i].phys_index != frame * PAGE / size)
-			continue;
-		if (!memblock_movable(&blocks[i])) {
-			cell_fail(c, "the page lies in memory%u, whose zones are '%s': no movable memory was free",
-				  blocks[i].id, blocks[i].zones);
-			return -EBUSY;
-		}
-		*id = blocks[i].id;
-		return 0;
-	}
-	cell_fail(c, "no memory block has frame %" PRIu64 "%s%s", frame, err ? ": " : "", err ? strerror(-err) : "");
-	return -ENOENT;
+	*id = b.id;
+	return 0;
 }
 
 static int undo_block(const struct cell *c, unsigned id)
@@ -219,7 +190,8 @@ struct scene {
 	const struct cell *c;
 	const struct deadlock_opts *o;
 	unsigned block;
-	pid_t victim, lru_gen, bystanders[MAX_BYSTANDERS];
+	/* The victim or the supervisor; 0: there is none in this variant. */
+	pid_t victim, supervisor, lru_gen, bystanders[MAX_BYSTANDERS];
 	int64_t began_ns[MAX_BYSTANDERS];
 	struct memblock_try offline;
 	struct detector detector;
@@ -246,89 +218,122 @@ static pid_t start_bystander(const struct cell *c, uint64_t n)
 	_exit(-scope_mkdir(group));
 }
 
-static int start_victim(struct scene *s)
+static pid_t fork_victim(void *arg)
 {
-	int up[2], down[2], err = 0;
-	uint64_t frame = 0;
+	const struct scene *s = arg;
 
-	if (pipe2(up, O_CLOEXEC) < 0)
-		return -errno;
-	if (pipe2(down, O_CLOEXEC) < 0) {
-		err = -errno;
-		close(up[0]);
-		close(up[1]);
+	return cell_child(s->c, "hr-victim");
+}
+
+/* What cannot be moved: a page of the program that crashes, or one that lies in a pipe of ours until we end. */
+static int make_stuck_page(struct scene *s, struct crasher *victim)
+{
+	uint64_t address = 0;
+	int err;
+
+	if (s->o->variant == VARIANT_CORE) {
+		err = crasher_start(victim, fork_victim, s);
+		s->victim = victim->pid;
+		address = victim->address;
+	} else {
+		err = pins_splice(&address);
+	}
+	if (err) {
+		cell_fail(s->c, "a page that cannot be moved: %s", strerror(-err));
 		return err;
 	}
-	s->victim = cell_child(s->c, "hr-victim");
-	if (s->victim == 0)
-		victim(up[1], down[0]);
-	close(up[1]);
-	close(down[0]);
-	if (s->victim < 0)
-		err = s->victim;
-	else if (read(up[0], &frame, sizeof(frame)) != sizeof(frame) || !frame)
-		err = -EIO;
-	if (err)
-		cell_fail(s->c, "the program that is to crash: %s", strerror(-err));
-	else
-		err = find_block(s->c, frame, &s->block);
+	err = find_block(s->c, address, &s->block);
 	if (!err)
 		err = undo_block(s->c, s->block);
 	if (!err) {
 		atomic_store(&found_block->id, s->block);
 		atomic_store(&found_block->known, true);
 	}
-	if (!err && write(down[1], "!", 1) != 1)
-		err = -errno;
-	close(up[0]);
-	close(down[1]);
 	return err;
 }
 
-/* Let the helper ask, once the others have what they hold. */
-static int go(const struct cell *c)
+static int signal_offliner(int pidfd)
 {
-	char path[PATH_MAX];
-	int fd;
-
-	snprintf(path, sizeof(path), "%s/go", c->work_dir);
-	fd = open(path, O_WRONLY | O_CREAT | O_CLOEXEC, 0600);
-	if (fd < 0)
-		return -errno;
-	close(fd);
-	return 0;
+	return syscall(SYS_pidfd_send_signal, pidfd, SIGKILL, NULL, 0) < 0 && errno != ESRCH ? -errno : 0;
 }
 
+/* When its time is up it ends the offline; a pidfd, because by then the pid may be another's. */
+static pid_t start_supervisor(const struct scene *s)
+{
+	int pidfd = (int)syscall(SYS_pidfd_open, s->offline.pid, 0), err;
+	char path[64], text[4096];
+	pid_t pid;
+
+	if (pidfd < 0)
+		return -errno;
+	pid = cell_child(s->c, "hr-supervisor");
+	if (pid) {
+		close(pidfd);
+		return pid;
+	}
+	snprintf(path, sizeof(path), "/proc/%d/cgroup", (int)s->offline.pid);
+	clock_sleep_ms(SUPERVISE_MS);
+	if (s->o->supervisor_first == SUPERVISOR_SIGNALS)
+		_exit(-signal_offliner(pidfd));
+	/* What it says does not matter; the offliner may be gone when it comes back. */
+	(void)sysfile_read(path, text, sizeof(text));
+	err = signal_offliner(pidfd);
+	_exit(-err);
+}
+
+/* Has this child ended? One that was never started has. */
 static bool over(pid_t pid)
 {
 	siginfo_t info = { 0 };
 
-	return waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid;
+	return !pid || waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid;
+}
+
+static int start_bystanders(struct scene *s)
+{
+	for (uint64_t i = 0; i < s->o->bystanders; i++) {
+		s->began_ns[i] = clock_ns();
+		s->bystanders[i] = start_bystander(s->c, i);
+		if (s->bystanders[i] < 0)
+			return s->bystanders[i];
+	}
+	return 0;
 }
 
 static int start_all(struct scene *s)
 {
-	int err = start_victim(s);
+	struct crasher victim = { .pid = 0 };
+	int err = make_stuck_page(s, &victim);
 
+	if (!err && s->o->variant == VARIANT_CORE)
+		err = crasher_crash(&victim);
 	if (err)
 		return err;
 	clock_sleep_ms(SETTLE_MS);
-	cell_event("offline", "memory%u", s->block);
+	cell_event("offline-begin", "memory%u", s->block);
 	s->offline = memblock_begin(MEMBLOCK_ROOT, s->block, "offline");
 	if (s->offline.pid < 0)
 		return s->offline.err;
+	if (s->o->variant == VARIANT_SUPERVISOR) {
+		s->supervisor = start_supervisor(s);
+		if (s->supervisor < 0)
+			return s->supervisor;
+	}
 	clock_sleep_ms(SETTLE_MS);
 	s->lru_gen = start_lru_gen(s->c);
 	if (s->lru_gen < 0)
 		return s->lru_gen;
 	clock_sleep_ms(SETTLE_MS / 2);
-	err = go(s->c);
-	for (uint64_t i = 0; !err && i < s->o->bystanders; i++) {
-		s->began_ns[i] = clock_ns();
-		s->bystanders[i] = start_bystander(s->c, i);
-		err = s->bystanders[i] < 0 ? s->bystanders[i] : 0;
-	}
-	return err;
+	err = s->victim ? crasher_go(s->c->work_dir) : 0;
+	return err ? err : start_bystanders(s);
+}
+
+static void add_cycle(struct jsonw *j, const void *arg)
+{
+	const struct scene *s = arg;
+
+	jsonw_str(j, "workload", s->c->workload->name);
+	waitfor_json(j, &s->detector.watch.cycle);
 }
 
 /* Until the offline is over, or its bound or ours is there, or a deadlock was found. */
@@ -341,15 +346,12 @@ static void watch(struct scene *s)
 	if (bound > s->c->deadline_ns - DRAIN_MS * NS_PER_MS)
 		bound = s->c->deadline_ns - DRAIN_MS * NS_PER_MS;
 	s->detector = (struct detector){
-		.proc = "/proc", .offliner = s->offline.pid, .looks = LOOKS, .hold_ns = (int64_t)o->hold_s * NS_PER_S
+		.proc = "/proc", .supervisor = s->supervisor, .looks = LOOKS, .hold_ns = (int64_t)o->hold_s * NS_PER_S
 	};
-	while (!memblock_ended(&s->offline, clock_ns() + LOOK_MS * NS_PER_MS) && clock_ns() < bound) {
-		if (s->found || !detector_look(&s->detector, clock_ns()))
-			continue;
-		s->found = true;
+	s->found = detector_wait(&s->detector, &s->offline, bound);
+	if (s->found) {
 		cell_metric_fixed(s->c, "cycle_found_s", (clock_ns() - s->offline.begin_ns) / NS_PER_MS, 3);
-		cell_deadlock(s->c, "%s", waitfor_words(&s->detector.watch.cycle, words, sizeof(words)));
-		break;
+		cell_deadlock(s->c, add_cycle, s, waitfor_words(&s->detector.watch.cycle, words, sizeof(words)));
 	}
 	if (!s->offline.took_ns)
 		memblock_kill(&s->offline);
@@ -361,7 +363,7 @@ static void watch(struct scene *s)
 /* How one of the others ended, if not as it should. */
 static int expect_end(const struct scene *s, const char *comm, pid_t pid, int expected)
 {
-	int rc = cell_wait(s->c, comm, pid);
+	int rc = pid ? cell_wait(s->c, comm, pid) : expected;
 	char words[64];
 
 	if (rc == expected)
@@ -371,14 +373,14 @@ static int expect_end(const struct scene *s, const char *comm, pid_t pid, int ex
 }
 
 /* All others go on when the offline has ended: when is the last of them over, and did each do what it was to? */
-static int drain(struct scene *s)
+static int drain(struct scene *s, int64_t *took_ns)
 {
 	int64_t begin = clock_ns(), deadline = begin + DRAIN_MS * NS_PER_MS, longest = 0;
 	bool all = false;
 	int err;
 
 	while (!all && clock_ns() < deadline) {
-		all = over(s->victim) && over(s->lru_gen);
+		all = over(s->victim) && over(s->supervisor) && over(s->lru_gen);
 		for (uint64_t i = 0; i < s->o->bystanders; i++) {
 			bool gone = over(s->bystanders[i]);
 
@@ -391,13 +393,16 @@ static int drain(struct scene *s)
 		if (!all)
 			clock_sleep_ms(10);
 	}
+	*took_ns = all ? clock_ns() - begin : 0;
 	if (!all) {
 		cell_fail(s->c, "%d s after the end of the offline not all had gone on", DRAIN_MS / 1000);
 		return -ETIMEDOUT;
 	}
-	cell_metric_fixed(s->c, "drain_ms", (clock_ns() - begin) / 1000, 3);
+	cell_metric_fixed(s->c, "drain_ms", *took_ns / 1000, 3);
 	cell_metric_fixed(s->c, "bystander_wait_ms", longest / 1000, 3);
 	err = expect_end(s, "hr-victim", s->victim, 128 + SIGABRT);
+	if (!err)
+		err = expect_end(s, "hr-supervisor", s->supervisor, 0);
 	if (!err)
 		err = expect_end(s, "hr-lru-gen", s->lru_gen, 0);
 	for (uint64_t i = 0; !err && i < s->o->bystanders; i++)
@@ -407,30 +412,17 @@ static int drain(struct scene *s)
 
 /* --- Hooks --- */
 
-static int set_core_pattern(const struct cell *c)
-{
-	const struct deadlock_opts *o = c->opts;
-	char old[256], now[PATH_MAX], self[PATH_MAX];
-	int err = sysfile_read(CORE_PATTERN, old, sizeof(old)) < 0 ? -EIO : undo_note("knob", CORE_PATTERN, old);
-
-	if (o->core == CORE_FILE)
-		snprintf(now, sizeof(now), "%s/core.%%p", c->work_dir);
-	else
-		snprintf(now, sizeof(now), "|%s core-helper %s %s %s %%P", paths_self(self), helper_choices[o->helper],
-			 first_choices[o->helper_first], c->work_dir);
-	if (!err)
-		err = sysfile_write(CORE_PATTERN, now);
-	return err;
-}
-
 static int setup(struct cell *c)
 {
 	const struct deadlock_opts *o = c->opts;
 	char old[64], bound[24];
-	int err = set_core_pattern(c);
+	int err = o->variant == VARIANT_CORE
+			  ? crasher_set_pattern(o->core == CORE_FILE ? NULL : helper_choices[o->helper],
+						first_choices[o->helper_first], c->work_dir)
+			  : 0;
 
 	if (err) {
-		cell_fail(c, "%s: %s", CORE_PATTERN, strerror(-err));
+		cell_fail(c, CRASHER_CORE_PATTERN ": %s", strerror(-err));
 		return err;
 	}
 	if (sysfile_read(LRU_GEN, old, sizeof(old)) < 0) {
@@ -452,14 +444,47 @@ static int setup(struct cell *c)
 	snprintf(bound, sizeof(bound), "%" PRIu64, o->bound_s);
 	cell_knob(KNOB_CORE, core_choices[o->core], core_choices[o->core]);
 	cell_knob(KNOB_FIRST, first_choices[o->helper_first], first_choices[o->helper_first]);
+	cell_knob(KNOB_SIGNAL, signal_choices[o->supervisor_first], signal_choices[o->supervisor_first]);
 	cell_knob(KNOB_BOUND, bound, bound);
 	return 0;
 }
 
+/* How a deadlock ended. */
+struct ending {
+	const struct scene *scene;
+	int64_t drain_ns; /* 0: it did not drain */
+};
+
+static void add_ending(struct jsonw *j, const void *arg)
+{
+	const struct ending *e = arg;
+	const struct scene *s = e->scene;
+
+	jsonw_str(j, "workload", s->c->workload->name);
+	jsonw_strf(j, "broken_by", "SIGKILL to hr-offline (pid %d), %.1f s after the offline began",
+		   (int)s->offline.pid, (double)s->offline.took_ns / NS_PER_S);
+	jsonw_bool(j, "drained", e->drain_ns > 0);
+	if (e->drain_ns)
+		jsonw_fixed(j, "drain_ms", e->drain_ns / 1000, 3);
+}
+
+/* Done, or given up by us or by its supervisor: any other end is not what this scenario is about. */
+static bool ended_as_it_should(const struct scene *s)
+{
+	const struct memblock_try *t = &s->offline;
+
+	return !t->err || (!t->hangs && (t->ended || (s->supervisor && t->err == -EINTR)));
+}
+
 static int run(struct cell *c)
 {
-	struct scene s = { .c = c, .o = c->opts };
-	int err = start_all(&s);
+	static struct scene s;
+	struct ending ending = { .scene = &s };
+	int err;
+
+	s.c = c;
+	s.o = c->opts;
+	err = start_all(&s);
 
 	if (err) {
 		cell_fail(c, "%s", strerror(-err));
@@ -469,9 +494,14 @@ static int run(struct cell *c)
 	cell_metric_bool(c, "deadlocked", s.found);
 	cell_metric_fixed(c, "offline_s", s.offline.took_ns / NS_PER_MS, 3);
 	cell_metric_u64(c, "offline_errno", (uint64_t)-s.offline.err);
-	err = drain(&s);
-	/* Done, or given up by us: any other end is not what this scenario is about. */
-	if (!err && s.offline.err && (!s.offline.ended || s.offline.hangs)) {
+	err = drain(&s, &ending.drain_ns);
+	if (s.found)
+		cell_event_with("deadlock-end", add_ending, &ending, "%s",
+				err ? "not all went on when the offline was ended"
+				    : "all went on when the offline was ended");
+	if (s.victim)
+		crasher_sweep(c->work_dir, s.victim);
+	if (!err && !ended_as_it_should(&s)) {
 		cell_fail(c, "offline of memory%u: %s", s.block, strerror(-s.offline.err));
 		err = s.offline.err;
 	}

@@ -97,11 +97,23 @@ int dmdev_swap_table(const char *name, uint64_t sectors, const char *target, con
 	return err ? err : resumed;
 }
 
+int dmdev_suspend(const char *name)
+{
+	return run_plain(DM_DEVICE_SUSPEND, name);
+}
+
+int dmdev_resume(const char *name)
+{
+	return run_plain(DM_DEVICE_RESUME, name);
+}
+
 int dmdev_remove(const char *name)
 {
 	int err = -EBUSY;
 
 	for (int i = 0; i < REMOVE_TRIES && err == -EBUSY; i++) {
+		if (i == 1)
+			dmdev_resume(name);
 		if (i)
 			clock_sleep_ms(20);
 		err = run_plain(DM_DEVICE_REMOVE, name);

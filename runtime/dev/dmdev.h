@@ -16,7 +16,13 @@ int dmdev_create(const char *name, uint64_t sectors, const char *target, const c
 /* Give a device another table, with its I/O suspended while the tables change; `between` runs in that time. */
 int dmdev_swap_table(const char *name, uint64_t sectors, const char *target, const char *params,
 		     int (*between)(void *arg), void *arg);
-/* Remove; tries again for two seconds while something still holds it. -ENXIO when there is none. */
+/* I/O to it waits until it is resumed: whoever reads or writes stands still, and its pages are held. */
+int dmdev_suspend(const char *name);
+int dmdev_resume(const char *name);
+/*
+ * Remove; tries again for two seconds while something still holds it, which a suspended device lets go of when it is
+ * resumed. -ENXIO when there is none.
+ */
 int dmdev_remove(const char *name);
 /* The status line of a device's only target, and its table line (that of a crypt target has the key in it). */
 int dmdev_status(const char *name, char *buf, size_t size);

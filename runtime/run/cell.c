@@ -89,6 +89,21 @@ void cell_event(const char *kind, const char *fmt, ...)
 	end_event(&j, text);
 }
 
+void cell_event_with(const char *kind, void (*add)(struct jsonw *j, const void *arg), const void *arg, const char *fmt,
+		     ...)
+{
+	char buf[EVENT_SIZE], text[1024];
+	struct jsonw j;
+	va_list ap;
+
+	va_start(ap, fmt);
+	vsnprintf(text, sizeof(text), fmt, ap);
+	va_end(ap);
+	begin_event(&j, buf, kind);
+	add(&j, arg);
+	end_event(&j, text);
+}
+
 static void event_with_text(const char *kind, const char *fmt, va_list ap)
 {
 	char text[1024];
@@ -147,14 +162,10 @@ void cell_device(const char *name, const char *kernel_name)
 	end_event(&j, "");
 }
 
-void cell_deadlock(const struct cell *c, const char *fmt, ...)
+void cell_deadlock(const struct cell *c, void (*add)(struct jsonw *j, const void *arg), const void *arg,
+		   const char *words)
 {
-	va_list ap;
-
-	(void)c;
-	va_start(ap, fmt);
-	event_with_text("deadlock", fmt, ap);
-	va_end(ap);
+	cell_event_with("deadlock", add, arg, "%s: %s", c->workload->name, words);
 }
 
 void cell_corrupt(const struct cell *c, const char *fmt, ...)

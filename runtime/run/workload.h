@@ -10,6 +10,7 @@
 #ifndef HEADROOM_WORKLOAD_H
 #define HEADROOM_WORKLOAD_H
 
+#include "base/jsonw.h"
 #include "base/opts.h"
 
 #include <stdbool.h>
@@ -143,6 +144,9 @@ void cell_metric_bool(const struct cell *c, const char *name, bool value);
 void cell_metric_fixed(const struct cell *c, const char *name, int64_t value, unsigned decimals);
 /* A harness event with a text. */
 void cell_event(const char *kind, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* The same with members of its own, which `add` writes from `arg` (docs/record.md). */
+void cell_event_with(const char *kind, void (*add)(struct jsonw *j, const void *arg), const void *arg, const char *fmt,
+		     ...) __attribute__((format(printf, 4, 5)));
 /*
  * Something that was found out and is no figure: whether an assertion holds, with the values; what was left over. It
  * stands in the record's `findings`, on the terminal when the cell has ended, and in the report.
@@ -157,8 +161,9 @@ void cell_device(const char *name, const char *kernel_name);
  * uses, empty and partly empty slabs. 0 or -errno. It is felt by all loads of the cell.
  */
 int cell_drop(void);
-/* Tasks wait for each other, in words: the cell's verdict becomes `deadlock`. */
-void cell_deadlock(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
+/* Tasks wait for each other, in words and as members (cell_event_with()): the cell's verdict becomes `deadlock`. */
+void cell_deadlock(const struct cell *c, void (*add)(struct jsonw *j, const void *arg), const void *arg,
+		   const char *words);
 /* Data that should be X is Y: the cell's verdict becomes `corrupt`. */
 void cell_corrupt(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
