@@ -2,71 +2,83 @@
 /*
  * mem-offline: memory is taken away and given back, round after round, while others use it.
  *
- * A round takes a share of the movable memory offline, block by block, and brings it back. A block that does not go
- * within its bound is given up, and the next one is tried; with back-off those that refused are left alone for a while
- * that grows with every refusal, and tried again. With 2 or 10 per cent and no bound it is the kernel's own test (the
- * selftest mem-on-off-test.sh, whose ratio was 10 and is 2), which goes on to the next block as well.
+ * A round takes a share of the memory offline, block by block, and brings it back. How it goes about that is the
+ * policy: with no bound a block that does not go is waited for; with one it is given up and the next one tried; with
+ * back-off (hotplug/policy.h) those that refused are left alone for a while, and tried again. With 2 or 10 per cent, of
+ * all blocks and no bound it is the kernel's own test (the selftest mem-on-off-test.sh, whose ratio was 10 and is 2),
+ * which also goes on to the next block, and fails when the share is not reached (`strict`).
  *
- * So that an offline is stuck on purpose, a page can be pinned: one that lies in a pipe, by vmsplice(2).
+ * So that an offline is stuck on purpose, pages can be pinned (hotplug/pins.h). While a block is going, a detector
+ * looks for tasks that wait for each other (hotplug/detector.h).
  */
 #include "base/clock.h"
 #include "base/latency.h"
 #include "base/spawn.h"
+#include "hotplug/detector.h"
 #include "hotplug/memblock.h"
+#include "hotplug/policy.h"
+#include "hotplug/reasons.h"
 #include "run/undo.h"
 #include "run/workload.h"
+#include "hotplug/pins.h"
 
 #include <errno.h>
-#include <fcntl.h>
 #include <inttypes.h>
 #include <limits.h>
 #include <signal.h>
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
-#include <sys/uio.h>
-#include <unistd.h>
 
-#define MAX_BLOCKS    4096  /* half a TiB in blocks of 128 MiB */
-#define MAX_PAUSE_MS  60000 /* of back-off: no longer than a cell of the usual size lasts */
 #define KNOB_BOUND    "mem_offline.bound_ms"
 #define KNOB_BACK_OFF "mem_offline.back_off"
 #define STRESSOR      "stress-ng"
-#define WARM_MS	      3000 /* until the stressors have touched what they hold */
-#define PAGE	      4096
+#define WARM_MS	      3000  /* until the stressors have touched what they hold */
+#define END_MS	      15000 /* before the deadline of the load: to end a try, bring all back and tell */
+#define LOOKS	      4	    /* in a row with the same cycle, besides the time that it must stay */
+#define HOLD_S	      10    /* kernel.md of the design's: ten seconds without a step */
 
-enum pin { PIN_NONE, PIN_VMSPLICE };
+enum zones { ZONES_MOVABLE, ZONES_ANY };
 
 struct offline_opts {
-	uint64_t ratio_pct, rounds, time_s, pause_ms, bound_ms, back_off_ms, attempts, stressors, stress_pct;
-	unsigned pin;
-	bool back_off;
+	uint64_t ratio_pct, size_mib, rounds, time_s, pause_ms, bound_ms, back_off_ms, attempts, stressors, stress_pct;
+	uint64_t pin_hold_ms, pin_gap_ms;
+	unsigned pin, zones;
+	bool back_off, strict;
 };
 
-static const char *const pin_choices[] = { "none", "vmsplice", NULL };
+static const char *const zones_choices[] = { "movable", "any", NULL };
 
 #define FIELD(name) offsetof(struct offline_opts, name)
 static const struct opt offline_options[] = {
 	{ "ratio_pct", OPT_U64, FIELD(ratio_pct), "10", 1, 100, NULL, "%",
-	  "of the movable blocks that a round takes offline, rounded up" },
+	  "of the blocks, rounded up, that a round takes offline" },
+	{ "size_mib", OPT_U64, FIELD(size_mib), "0", 0, 1 << 20, NULL, "MiB",
+	  "that a round takes offline, rounded up to blocks; 0: by ratio_pct" },
+	{ "zones", OPT_ENUM, FIELD(zones), "movable", 0, 0, zones_choices, NULL,
+	  "blocks that are tried: those in zone Movable, or any that the kernel may take offline" },
 	{ "rounds", OPT_U64, FIELD(rounds), "10", 1, 1000000, NULL, NULL, "of taking away and giving back" },
 	{ "time_s", OPT_U64, FIELD(time_s), "0", 0, 86400, NULL, "s",
 	  "no new round after so long; 0: until all were done" },
 	{ "pause_ms", OPT_U64, FIELD(pause_ms), "100", 0, 60000, NULL, "ms", "between two rounds" },
 	{ "attempts", OPT_U64, FIELD(attempts), "4", 1, 1000, NULL, NULL,
 	  "to take a block offline in a round, for each that is wanted" },
+	{ "strict", OPT_BOOL, FIELD(strict), "no", 0, 0, NULL, NULL,
+	  "a round that does not get as much as is wanted is a failure" },
 	{ "bound_ms", OPT_U64, FIELD(bound_ms), "0", 0, 3600000, NULL, "ms",
 	  "after which an offline is given up; 0: never by itself" },
 	{ "back_off", OPT_BOOL, FIELD(back_off), "no", 0, 0, NULL, NULL,
-	  "a block that refused is left alone for a while, twice as long with each refusal" },
+	  "a block that refused is left alone for a while, twice as long with each refusal, and tried again" },
 	{ "back_off_ms", OPT_U64, FIELD(back_off_ms), "500", 1, 60000, NULL, "ms", "the first such while" },
 	{ "stressors", OPT_U64, FIELD(stressors), "2", 0, 64, NULL, NULL,
 	  "of stress-ng, which write and check memory meanwhile" },
-	{ "stress_pct", OPT_U64, FIELD(stress_pct), "60", 1, 200, NULL, "% of the movable memory",
+	{ "stress_pct", OPT_U64, FIELD(stress_pct), "60", 1, 200, NULL, "% of the memory of these blocks",
 	  "that they use, all together" },
 	{ "pin", OPT_ENUM, FIELD(pin), "none", 0, 0, pin_choices, NULL,
-	  "a page that cannot be moved lies in one of the blocks, held by a pipe that nobody reads" },
+	  "a page that cannot be moved: held by a pipe that nobody reads (vmsplice), by a read of a suspended "
+	  "device-mapper device (direct), by a core dump into a pipe that nobody reads (core)" },
+	{ "pin_hold_ms", OPT_U64, FIELD(pin_hold_ms), "0", 0, 3600000, NULL, "ms",
+	  "after which it is let go of, and another one pinned; 0: at the end" },
+	{ "pin_gap_ms", OPT_U64, FIELD(pin_gap_ms), "1000", 0, 3600000, NULL, "ms", "between two such pages" },
 	{ 0 },
 };
 
@@ -95,7 +107,7 @@ static const struct mitigation offline_mitigations[] = {
 };
 
 static const struct metric offline_metrics[] = {
-	{ "rounds", "", NEITHER, "rounds of taking away and giving back" },
+	{ "rounds", "", MORE, "rounds of taking away and giving back" },
 	{ "offlined", "", MORE, "blocks taken offline" },
 	{ "offlined_gib_min", "GiB/min", MORE, "memory taken away, while rounds went on" },
 	{ "offline_p50_ms", "ms", LESS, "taking a block offline, median of those that went" },
@@ -113,28 +125,26 @@ static const struct metric offline_metrics[] = {
 	{ "pages_migrated", "pages", NEITHER, "pages moved out of blocks, on all of the machine" },
 	{ "pages_failed", "pages", LESS, "attempts to move a page that failed, on all of the machine" },
 	{ "short_rounds", "", LESS, "rounds that could not take as much as was wanted" },
+	{ "detector_looks", "", NEITHER, "looks for tasks that wait for each other" },
+	{ "cycles_seen", "", LESS, "of them such in which a cycle was seen, which need not have stayed" },
 	{ "left_offline", "", LESS, "blocks that were not online again at the end" },
 	{ 0 },
 };
 
-/* --- Blocks, and what they did before --- */
-
-struct history {
-	unsigned id;
-	uint64_t refusals;   /* in a row */
-	int64_t not_before;  /* of back-off */
-	uint64_t last_round; /* that took it */
-	bool offline;
-};
+/* --- A try --- */
 
 struct offline {
 	struct cell *c;
 	const struct offline_opts *o;
-	struct history blocks[MAX_BLOCKS];
+	struct policy policy;
+	struct policy_block blocks[MEMBLOCK_MAX];
 	size_t n;
-	uint64_t block_bytes, round, offlined, refused[6], wasted_ns, migrated, failed, short_rounds;
+	uint64_t block_bytes, round, turn, offlined, refused[6], wasted_ns, migrated, failed, short_rounds;
 	struct latency offline, online;
-	int64_t begin_ns;
+	struct detector detector;
+	struct reasons reasons;
+	int64_t begin_ns, end_ns; /* of the load; after it nothing is begun, and what is going is ended */
+	bool deadlock;
 };
 
 static struct offline all;
@@ -156,51 +166,92 @@ static void count_refusal(struct offline *a, int err)
 	a->refused[i]++;
 }
 
-/* The one to try now: not offline, not in its pause; the fewest refusals, then the longest not taken. NULL: none. */
-static struct history *choose(struct offline *a)
+/* What the record says of a try. */
+struct try_event {
+	const struct offline *all;
+	const struct policy_block *block;
+	const struct memblock_try *try;
+	char reason[128];
+	uint64_t pause_ms;
+};
+
+static void add_try(struct jsonw *j, const void *arg)
 {
-	struct history *best = NULL;
+	const struct try_event *e = arg;
 
-	for (size_t i = 0; i < a->n; i++) {
-		struct history *h = &a->blocks[i];
+	jsonw_str(j, "workload", e->all->c->workload->name);
+	jsonw_u64(j, "block", e->block->id);
+	jsonw_u64(j, "round", e->all->round);
+	jsonw_u64(j, "mib", e->all->block_bytes >> 20);
+	jsonw_fixed(j, "took_ms", e->try->took_ns / 1000, 3);
+	if (e->try->err)
+		jsonw_str(j, "errno", strerrorname_np(-e->try->err));
+	if (e->try->ended)
+		jsonw_bool(j, "ended", true);
+	if (*e->reason)
+		jsonw_str(j, "reason", e->reason);
+	if (*e->try->where)
+		jsonw_str(j, "where", e->try->where);
+	jsonw_u64(j, "migrated", e->try->migrated);
+	jsonw_u64(j, "failed", e->try->failed);
+	jsonw_u64(j, "refusals", e->block->refusals);
+	if (e->pause_ms)
+		jsonw_u64(j, "pause_ms", e->pause_ms);
+}
 
-		if (h->offline || (a->o->back_off && clock_ns() < h->not_before))
-			continue;
-		if (!best || h->refusals < best->refusals ||
-		    (h->refusals == best->refusals && h->last_round < best->last_round))
-			best = h;
+static void tell_try(struct try_event *e, const char *kind)
+{
+	const struct memblock_try *t = e->try;
+
+	cell_event_with(kind, add_try, e,
+			"memory%u: %s%s after %.1f ms%s%s, %" PRIu64 " pages moved, %" PRIu64 " failures", e->block->id,
+			t->err ? strerror(-t->err) : "done", t->ended ? " (ended by us)" : "",
+			(double)t->took_ns / NS_PER_MS, *e->reason ? ", " : "", e->reason, t->migrated, t->failed);
+}
+
+static void add_deadlock(struct jsonw *j, const void *arg)
+{
+	const struct offline *a = arg;
+
+	jsonw_str(j, "workload", a->c->workload->name);
+	waitfor_json(j, &a->detector.watch.cycle);
+}
+
+static struct memblock_try watched_try(struct offline *a, unsigned id)
+{
+	struct memblock_try t = memblock_begin(MEMBLOCK_ROOT, id, "offline");
+	int64_t bound = t.begin_ns + (int64_t)a->o->bound_ms * NS_PER_MS;
+	int64_t until = a->o->bound_ms && bound < a->end_ns ? bound : a->end_ns;
+	char words[1024];
+
+	if (t.pid < 0)
+		return t;
+	if (detector_wait(&a->detector, &t, until)) {
+		a->deadlock = true;
+		cell_deadlock(a->c, add_deadlock, a, waitfor_words(&a->detector.watch.cycle, words, sizeof(words)));
 	}
-	return best;
+	if (!t.took_ns)
+		memblock_kill(&t);
+	a->detector.offliner = 0;
+	return t;
 }
 
-static void pause_block(const struct offline *a, struct history *h)
+static bool try_offline(struct offline *a, struct policy_block *b)
 {
-	uint64_t ms = a->o->back_off_ms;
+	struct memblock_try t = watched_try(a, b->id);
+	struct try_event e = { .all = a, .block = b, .try = &t };
 
-	for (uint64_t i = 1; i < h->refusals && ms < MAX_PAUSE_MS; i++)
-		ms *= 2;
-	h->not_before = clock_ns() + (int64_t)(ms < MAX_PAUSE_MS ? ms : MAX_PAUSE_MS) * NS_PER_MS;
-}
-
-static bool try_offline(struct offline *a, struct history *h)
-{
-	struct memblock_try t =
-		memblock_write(MEMBLOCK_ROOT, h->id, "offline", (int64_t)a->o->bound_ms * NS_PER_MS, a->c->deadline_ns);
-
-	cell_event("offline", "memory%u: %s after %.1f ms, %" PRIu64 " pages moved, %" PRIu64 " attempts failed", h->id,
-		   t.err ? strerror(-t.err) : "done", (double)t.took_ns / NS_PER_MS, t.migrated, t.failed);
+	if (t.err)
+		reasons_last(&a->reasons, b->begin, e.reason, sizeof(e.reason));
+	e.pause_ms = policy_tried(&a->policy, b, a->round, ++a->turn, !t.err, clock_ns());
+	tell_try(&e, "offline");
 	a->migrated += t.migrated;
 	a->failed += t.failed;
-	h->last_round = a->round;
 	if (t.err) {
-		h->refusals++;
-		pause_block(a, h);
 		count_refusal(a, t.err);
 		a->wasted_ns += (uint64_t)t.took_ns;
 		return false;
 	}
-	h->refusals = 0;
-	h->offline = true;
 	a->offlined++;
 	latency_add(&a->offline, (uint64_t)t.took_ns);
 	return true;
@@ -211,37 +262,73 @@ static int bring_back(struct offline *a)
 	int err = 0;
 
 	for (size_t i = 0; i < a->n; i++) {
+		struct policy_block *b = &a->blocks[i];
+		struct try_event e = { .all = a, .block = b };
 		struct memblock_try t;
 
-		if (!a->blocks[i].offline)
+		if (!b->offline)
 			continue;
-		t = memblock_write(MEMBLOCK_ROOT, a->blocks[i].id, "online_movable", 0, a->c->deadline_ns);
+		/* "online": into the zone that the kernel chooses, which for a DIMM that came online_movable is that.
+		 */
+		t = memblock_write(MEMBLOCK_ROOT, b->id, a->o->zones == ZONES_ANY ? "online" : "online_movable", 0,
+				   a->c->deadline_ns);
+		e.try = &t;
+		tell_try(&e, "online");
 		if (t.err) {
-			cell_fail(a->c, "memory%u does not come back: %s", a->blocks[i].id, strerror(-t.err));
+			cell_fail(a->c, "memory%u does not come back: %s", b->id, strerror(-t.err));
 			err = t.err;
 			continue;
 		}
-		a->blocks[i].offline = false;
+		b->offline = false;
 		latency_add(&a->online, (uint64_t)t.took_ns);
 	}
 	return err;
 }
 
+/* --- A round --- */
+
+static bool over(const struct offline *a)
+{
+	return a->deadlock || cell_should_stop(a->c) || clock_ns() >= a->end_ns;
+}
+
+static uint64_t wanted_blocks(const struct offline *a)
+{
+	uint64_t bytes = a->o->size_mib << 20;
+	uint64_t n = bytes ? (bytes + a->block_bytes - 1) / a->block_bytes : (a->n * a->o->ratio_pct + 99) / 100;
+
+	return n < a->n ? n : a->n;
+}
+
 static int one_round(struct offline *a)
 {
-	uint64_t wanted = (a->n * a->o->ratio_pct + 99) / 100, got = 0;
+	uint64_t wanted = wanted_blocks(a), got = 0, tries = 0;
+	int err;
 
 	a->round++;
-	for (uint64_t tries = 0; got < wanted && tries < wanted * a->o->attempts && !cell_should_stop(a->c); tries++) {
-		struct history *h = choose(a);
+	while (got < wanted && tries < wanted * a->o->attempts && !over(a)) {
+		int64_t wait_until;
+		struct policy_block *b = policy_choose(&a->policy, a->blocks, a->n, a->round, clock_ns(), &wait_until);
 
-		if (h)
-			got += try_offline(a, h);
-		else
-			clock_sleep_ms((int64_t)a->o->back_off_ms / 2 + 1); /* all are in their pause */
+		if (b) {
+			tries++;
+			got += try_offline(a, b);
+		} else if (wait_until && wait_until < a->end_ns) {
+			clock_sleep_ms((wait_until - clock_ns()) / NS_PER_MS + 1);
+		} else {
+			break;
+		}
 	}
-	a->short_rounds += got < wanted;
-	return bring_back(a);
+	/* One that the end of the load cut short says nothing. */
+	a->short_rounds += got < wanted && !over(a);
+	err = bring_back(a);
+	if (!err && a->o->strict && got < wanted && !over(a)) {
+		cell_fail(a->c,
+			  "round %" PRIu64 ": %" PRIu64 " of %" PRIu64 " blocks went offline in %" PRIu64 " tries",
+			  a->round, got, wanted, tries);
+		err = -EBUSY;
+	}
+	return err;
 }
 
 /* --- What uses the memory --- */
@@ -277,25 +364,6 @@ static int stop_stress(const struct offline *a, pid_t pid)
 	return -ECANCELED;
 }
 
-/* A page that a pipe holds: vmsplice() takes a reference, and nobody reads. It stays until we end. */
-static int pin_page(const struct cell *c)
-{
-	char *page = mmap(NULL, PAGE, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-	struct iovec iov = { .iov_base = page, .iov_len = PAGE };
-	int fds[2];
-
-	if (page == MAP_FAILED || pipe2(fds, O_CLOEXEC) < 0) {
-		cell_fail(c, "a page to pin: %s", strerror(errno));
-		return -ENOMEM;
-	}
-	*page = 1;
-	if (vmsplice(fds[1], &iov, 1, 0) != PAGE) {
-		cell_fail(c, "vmsplice: %s", strerror(errno));
-		return -EIO;
-	}
-	return 0;
-}
-
 /* --- Hooks --- */
 
 static int note_block(unsigned id)
@@ -306,17 +374,24 @@ static int note_block(unsigned id)
 	return undo_note("memory-block", path, "online_movable");
 }
 
-static int find_blocks(struct offline *a)
+static bool may_go(const struct memblock *b, enum zones zones)
 {
-	static struct memblock blocks[MAX_BLOCKS];
-	int n = memblock_list(MEMBLOCK_ROOT, blocks, MAX_BLOCKS), err = 0;
+	return b->state == MEMBLOCK_ONLINE &&
+	       (zones == ZONES_ANY ? strcmp(b->zones, "none") != 0 : memblock_movable(b));
+}
+
+static int find_blocks(struct offline *a, enum zones zones)
+{
+	static struct memblock blocks[MEMBLOCK_MAX];
+	int n = memblock_list(MEMBLOCK_ROOT, blocks, MEMBLOCK_MAX), err = 0;
 
 	if (n < 0)
 		return n;
 	for (int i = 0; !err && i < n; i++) {
-		if (blocks[i].state != MEMBLOCK_ONLINE || !memblock_movable(&blocks[i]))
+		if (!may_go(&blocks[i], zones))
 			continue;
-		a->blocks[a->n++] = (struct history){ .id = blocks[i].id };
+		a->blocks[a->n++] =
+			(struct policy_block){ .id = blocks[i].id, .begin = blocks[i].phys_index * a->block_bytes };
 		err = note_block(blocks[i].id);
 	}
 	return err;
@@ -333,7 +408,7 @@ static int setup(struct cell *c)
 		return err;
 	}
 	if (!err)
-		err = find_blocks(&all);
+		err = find_blocks(&all, o->zones);
 	if (err) {
 		cell_fail(c, "memory blocks: %s", strerror(-err));
 		return err;
@@ -342,6 +417,9 @@ static int setup(struct cell *c)
 		cell_skip(c, "no memory block is movable: give the guest DIMMs (scenario.dimms)");
 		return -ENODEV;
 	}
+	err = pins_prepare(c, o->pin);
+	if (err)
+		return err;
 	snprintf(bound, sizeof(bound), "%" PRIu64, o->bound_ms);
 	cell_knob(KNOB_BOUND, bound, bound);
 	cell_knob(KNOB_BACK_OFF, o->back_off ? "yes" : "no", o->back_off ? "yes" : "no");
@@ -372,35 +450,71 @@ static void tell(struct offline *a)
 	cell_metric_u64(a->c, "pages_migrated", a->migrated);
 	cell_metric_u64(a->c, "pages_failed", a->failed);
 	cell_metric_u64(a->c, "short_rounds", a->short_rounds);
+	cell_metric_u64(a->c, "detector_looks", a->detector.looked_n);
+	cell_metric_u64(a->c, "cycles_seen", a->detector.cycles_n);
+}
+
+static int do_rounds(struct offline *a)
+{
+	int err = 0;
+
+	a->begin_ns = clock_ns();
+	a->end_ns = a->c->deadline_ns - END_MS * NS_PER_MS;
+	if (a->o->time_s && a->begin_ns + (int64_t)a->o->time_s * NS_PER_S < a->end_ns)
+		a->end_ns = a->begin_ns + (int64_t)a->o->time_s * NS_PER_S;
+	while (!err && a->round < a->o->rounds && !over(a)) {
+		err = one_round(a);
+		clock_sleep_ms((int64_t)a->o->pause_ms);
+	}
+	if (!err && !a->o->time_s && !a->deadlock && a->round < a->o->rounds)
+		cell_event("stuck", "%" PRIu64 " of %" PRIu64 " rounds were done when the time was up", a->round,
+			   a->o->rounds);
+	tell(a);
+	return err;
 }
 
 static int run(struct cell *c)
 {
 	struct offline *a = &all;
 	const struct offline_opts *o = c->opts;
+	struct pins pins = {
+		.c = c, .kind = o->pin, .hold_ms = (int64_t)o->pin_hold_ms, .gap_ms = (int64_t)o->pin_gap_ms
+	};
 	int err, ended;
 	pid_t stress;
 
 	a->c = c;
 	a->o = o;
-	err = o->pin == PIN_VMSPLICE ? pin_page(c) : 0;
+	a->policy = (struct policy){ .back_off = o->back_off, .pause_ms = o->back_off_ms };
+	a->detector = (struct detector){ .proc = "/proc", .looks = LOOKS, .hold_ns = HOLD_S * NS_PER_S };
+	err = reasons_open(&a->reasons, "/dev/kmsg");
 	if (err)
+		cell_event("no-reasons", "/dev/kmsg: %s", strerror(-err));
+	err = pins_start(&pins);
+	if (err) {
+		cell_fail(c, "what holds pages: %s", strerror(-err));
 		return err;
+	}
 	stress = start_stress(a);
 	if (stress < 0) {
 		cell_fail(c, "stress-ng: %s", strerror(-stress));
 		return stress;
 	}
 	clock_sleep_ms(stress ? WARM_MS : 0);
-	a->begin_ns = clock_ns();
-	while (!err && a->round < o->rounds && !cell_should_stop(c) &&
-	       (!o->time_s || clock_ns() - a->begin_ns < (int64_t)o->time_s * NS_PER_S)) {
-		err = one_round(a);
-		clock_sleep_ms((int64_t)o->pause_ms);
-	}
-	tell(a);
+	err = do_rounds(a);
 	ended = stop_stress(a, stress);
+	err = err ? err : ended;
+	ended = pins_stop(&pins);
+	reasons_close(&a->reasons);
 	return err ? err : ended;
+}
+
+static uint64_t scratch_sectors(const void *opts, uint64_t memory_mib)
+{
+	const struct offline_opts *o = opts;
+
+	(void)memory_mib;
+	return o->pin == PIN_DIRECT ? PIN_DISK_SECTORS : 0;
 }
 
 /* No block of ours may be left offline, whatever run() came to. */
@@ -423,12 +537,14 @@ static int verify(struct cell *c)
 static const struct workload mem_offline = {
 	.name = "mem-offline",
 	.summary = "memory blocks go offline and come back while others use them",
+	.modules = (const char *const[]){ "dm-mod?", NULL },
 	.programs = (const char *const[]){ STRESSOR, NULL },
 	.exercises = (const char *const[]){ "offline_pages", "online_pages", "migrate_pages", NULL },
 	.opts = offline_options,
 	.opts_size = sizeof(struct offline_opts),
 	.mitigations = offline_mitigations,
 	.metrics = offline_metrics,
+	.scratch_sectors = scratch_sectors,
 	.setup = setup,
 	.run = run,
 	.verify = verify,
