@@ -3,8 +3,7 @@
  * `headroom core-helper ASK FIRST DIR PID`: what kernel.core_pattern runs when the scenario's program crashes (seed
  * 002). It is to read the dump from its standard input, and it wants to know something about cgroups: with FIRST "asks"
  * before it reads, as helpers do that look for the container a crash belongs to. Then it waits with its question until
- * DIR/go is there, so that the others have their locks. ASK "read" reads /proc/PID/cgroup, "mkdir" makes a group, and
- * "nothing" only waits.
+ * DIR/go is there, so that the others have their locks. ASK "read" reads /proc/PID/cgroup, "mkdir" makes a group.
  */
 #include "base/clock.h"
 #include "cgroups/scope.h"
@@ -36,8 +35,6 @@ static int ask(const char *how, const char *pid)
 	char path[64], text[4096];
 	int fd, err = 0;
 
-	if (strcmp(how, "nothing") == 0)
-		return 0;
 	if (strcmp(how, "mkdir") == 0)
 		return scope_mkdir(HELPER_GROUP);
 	snprintf(path, sizeof(path), "/proc/%s/cgroup", pid);

@@ -14,7 +14,7 @@
 #define CRASHER_CORE_PATTERN "/proc/sys/kernel/core_pattern"
 
 /*
- * Let cores go to a helper, which asks ASK ("read", "mkdir", "nothing") and does FIRST ("asks", "drains") first, with
+ * Let cores go to a helper, which asks ASK ("read", "mkdir") and does FIRST ("asks", "drains") first, with
  * its word in DIR; ASK NULL: into a file in DIR, core.PID. Noted in the undo log. 0 or -errno.
  */
 int crasher_set_pattern(const char *ask, const char *first, const char *dir);

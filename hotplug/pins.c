@@ -246,7 +246,7 @@ int pins_prepare(const struct cell *c, enum pin_kind kind)
 	int err = 0;
 
 	if (kind == PIN_CORE)
-		err = crasher_set_pattern("nothing", "asks", c->work_dir);
+		err = crasher_set_pattern("read", "asks", c->work_dir);
 	if (kind == PIN_DIRECT) {
 		dm_name(c, name, sizeof(name));
 		snprintf(params, sizeof(params), "%s %" PRIu64, c->scratch, c->scratch_start);

@@ -33,9 +33,9 @@
 #define KNOB_BACK_OFF "mem_offline.back_off"
 #define STRESSOR      "stress-ng"
 #define WARM_MS	      3000  /* until the stressors have touched what they hold */
-#define END_MS	      15000 /* before the deadline of the load: to end a try, bring all back and tell */
+#define END_MS	      70000 /* before the deadline of the load: to end a try (memblock_kill()), bring all back, tell */
 #define LOOKS	      4	    /* in a row with the same cycle, besides the time that it must stay */
-#define HOLD_S	      10    /* kernel.md of the design's: ten seconds without a step */
+#define HOLD_S	      10    /* longer than tasks of a slow system stand still */
 
 enum zones { ZONES_MOVABLE, ZONES_ANY };
 
@@ -90,7 +90,7 @@ static const struct mitigation offline_mitigations[] = {
 		.knobs = { { KNOB_BOUND, NULL } },
 		.option = "bound_ms",
 		.off = "0",
-		.on = "5000",
+		.on = "10000", /* twice what a block full of pages in use took under emulation, alone on the machine */
 		.value_help = "milliseconds; 0: none",
 	},
 	{

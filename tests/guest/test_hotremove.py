@@ -1,6 +1,11 @@
 # SPDX-License-Identifier: MIT
 """Memory that is taken away in a real guest, while four threads wait for each other."""
-from conftest import assert_nothing_left, cell, headroom, only_run
+import pytest
+from conftest import assert_nothing_left, cell, headroom, lines, only_run
+
+
+def events(run, name):
+    return lines(run, name, "events.jsonl")
 
 
 def test_the_four_threads_are_named_and_let_go(results):
@@ -16,5 +21,59 @@ def test_the_four_threads_are_named_and_let_go(results):
     assert stuck["metrics"]["bystander_wait_ms"] > 5000
     assert fine["verdict"] == "ok" and fine["metrics"]["deadlocked"] is False and fine["metrics"]["offline_errno"] == 0
     assert stuck["metrics"]["retry_ms"] > 0, "the same block goes when nobody is in the way"
+    told = [event for event in events(run, "001-before-1") if event["kind"].startswith("deadlock")]
+    assert [step["comm"] for step in told[0]["steps"]] == ["hr-victim", "headroom", "hr-lru-gen", "hr-offline"]
+    assert "dump_user_range" in told[0]["steps"][0]["stack"] and told[0]["steps"][2]["where"] == "get_online_mems"
+    assert told[1]["drained"] and told[1]["drain_ms"] == stuck["metrics"]["drain_ms"]
     assert "deadlock" in (run / "report.html").read_text()
     assert_nothing_left(run)
+
+
+def test_a_supervisor_that_reads_before_it_signals_never_signals(results):
+    done = headroom("run", "hotremove-supervisor", "--kernel", "6.1", "--arms", "before,only-supervisor-signals-first", "--out", results, "--no-report")
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    steps = next(event for event in events(run, "001-before-1") if event["kind"] == "deadlock")["steps"]
+    assert [(step["comm"], step["waits"]) for step in steps] == [
+        ("hr-offline", "the signal of its supervisor"), ("hr-supervisor", "cgroup_mutex"), ("hr-lru-gen", "mem_hotplug_lock")]
+    fine = cell(run, "002-only-supervisor-signals-first-1")
+    assert fine["metrics"]["deadlocked"] is False and fine["metrics"]["offline_s"] < 30, "ended by its supervisor, not by us at 40 s"
+    assert_nothing_left(run)
+
+
+@pytest.mark.parametrize("pin", ["direct", "core"])
+def test_a_page_that_is_held_keeps_its_block_and_no_other(results, tmp_path, pin):
+    scenario = tmp_path / "pinned.ini"
+    scenario.write_text(f"""[scenario]
+memory = 512
+dimms = 2
+dimm_mib = 128
+cpus = 2
+run_s = 120
+[mem-offline]
+ratio_pct = 100
+rounds = 1
+stressors = 0
+pin = {pin}
+""")
+    done = headroom("run", scenario, "--kernel", "6.1", "--arms", "only-offline-bound", "--out", results, "--no-report")
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    tries = {event["block"]: event for event in events(run, "001-only-offline-bound-1") if event["kind"] == "offline"}
+    held = next(event["block"] for event in events(run, "001-only-offline-bound-1") if event["kind"] == "pin")
+    refused = tries.pop(held)
+    assert refused["errno"] == "EINTR" and refused["ended"] and refused["reason"] == "signal backoff" and refused["failed"] > 0
+    assert "errno" not in tries.popitem()[1] and not tries
+    metrics = cell(run, "001-only-offline-bound-1")["metrics"]
+    assert metrics["offlined"] == 1 and metrics["refused_eintr"] == 1 and metrics["left_offline"] == 0
+    assert_nothing_left(run)
+
+
+def test_the_selftest_takes_its_share_of_all_blocks(results):
+    done = headroom("run", "mem-on-off-10", "--kernel", "6.1", "--arms", "before", "--out", results, "--no-report")
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    tries = [event for event in events(run, "001-before-1") if event["kind"] == "offline"]
+    went = [event for event in tries if "errno" not in event]
+    assert len(went) == 2, "a tenth of eleven or so, rounded up"
+    assert cell(run, "001-before-1")["metrics"]["left_offline"] == 0
