@@ -96,11 +96,21 @@ static pid_t dump_read_by(const struct detector *d, pid_t pid)
 	return 0;
 }
 
+/*
+ * Reading a command line takes the task's mmap_lock, which who stands still in a page fault may hold. So only those are
+ * asked whose stack says that they wait for a lock of ours, outside of any fault, and only while somebody dumps.
+ */
 static void find_readers(struct detector *d, bool migrating_fails)
 {
-	for (unsigned i = 0; i < d->n_tasks; i++) {
+	bool dumping = false;
+
+	for (unsigned i = 0; i < d->n_tasks; i++)
+		dumping |= strcmp(d->tasks[i].where, "pipe_write") == 0;
+	for (unsigned i = 0; dumping && i < d->n_tasks; i++) {
 		struct waiter *t = &d->tasks[i];
 
+		if (t->state != 'D' || !*t->waits)
+			continue;
 		t->dumps = dump_read_by(d, t->pid);
 		if (t->dumps)
 			classify(d, t, migrating_fails);

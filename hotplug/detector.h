@@ -4,8 +4,10 @@
  *
  * It opens nothing that could join the cycle: no /proc/PID/cgroup, nothing of cgroupfs, no memory block. Of each task
  * it reads stat; stack and status only of those that sleep uninterruptibly, of the offliner, and of those that sleep
- * where a core dump does (wchan); cmdline of who sleeps while somebody dumps, to find the one that is to read that
- * dump.
+ * where a core dump does (wchan); cmdline of who waits for a lock while somebody dumps, to find the one that is
+ * to read that dump.
+ *
+ * Who looks should have locked its memory (mlockall(2)): a page fault may wait for what it looks for.
  */
 #ifndef HEADROOM_DETECTOR_H
 #define HEADROOM_DETECTOR_H

@@ -23,6 +23,7 @@ struct policy {
 struct policy_block {
 	unsigned id;	    /* of memoryN */
 	uint64_t begin;	    /* physical address */
+	const char *online; /* what is to be written into its state to have it back in its zone */
 	uint64_t refusals;  /* in a row */
 	uint64_t turn;	    /* of its last try; 0: none */
 	uint64_t round;	    /* of its last try */

@@ -5,6 +5,7 @@
 #include "t.h"
 
 #include <sys/stat.h>
+#include <unistd.h>
 
 static char *proc;
 
@@ -118,6 +119,22 @@ static void a_dump_that_is_read_is_no_deadlock(void **state)
 	assert_false(looks(&d, 5));
 }
 
+/* Reading its command line would wait for its mmap_lock, here: for a writer of a pipe. */
+static void one_that_stands_in_a_page_fault_is_not_asked_who_it_is(void **state)
+{
+	struct detector d = { .proc = proc, .offliner = 310, .looks = 2 };
+	char path[PATH_MAX];
+
+	(void)state;
+	task(410, "faulting", 'D', "[<0>] migration_entry_wait_on_locked+0x1/0x2\n[<0>] do_swap_page+0x1/0x2\n", "0");
+	snprintf(path, sizeof(path), "%s/410/cmdline", proc);
+	assert_int_equal(unlink(path), 0);
+	assert_int_equal(mkfifo(path, 0600), 0);
+	alarm(20);
+	assert_true(looks(&d, 5));
+	alarm(0);
+}
+
 static void damaged_files_are_stepped_over(void **state)
 {
 	struct detector d = { .proc = proc, .offliner = 310, .looks = 2 };
@@ -139,6 +156,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_cycle_is_found_when_it_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_offliner_that_nobody_named_is_not_looked_at, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_dump_that_is_read_is_no_deadlock, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_that_stands_in_a_page_fault_is_not_asked_who_it_is, setup,
+						teardown),
 		cmocka_unit_test_setup_teardown(damaged_files_are_stepped_over, setup, teardown),
 	};
 

@@ -482,6 +482,8 @@ static int run(struct cell *c)
 	struct ending ending = { .scene = &s };
 	int err;
 
+	if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
+		cell_event("unlocked", "mlockall: %s", strerror(errno));
 	s.c = c;
 	s.o = c->opts;
 	err = start_all(&s);

@@ -28,6 +28,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #define KNOB_BOUND    "mem_offline.bound_ms"
 #define KNOB_BACK_OFF "mem_offline.back_off"
@@ -270,8 +271,7 @@ static int bring_back(struct offline *a)
 			continue;
 		/* "online": into the zone that the kernel chooses, which for a DIMM that came online_movable is that.
 		 */
-		t = memblock_write(MEMBLOCK_ROOT, b->id, a->o->zones == ZONES_ANY ? "online" : "online_movable", 0,
-				   a->c->deadline_ns);
+		t = memblock_write(MEMBLOCK_ROOT, b->id, b->online, 0, a->c->deadline_ns);
 		e.try = &t;
 		tell_try(&e, "online");
 		if (t.err) {
@@ -366,12 +366,12 @@ static int stop_stress(const struct offline *a, pid_t pid)
 
 /* --- Hooks --- */
 
-static int note_block(unsigned id)
+static int note_block(const struct policy_block *b)
 {
 	char path[PATH_MAX];
 
-	snprintf(path, sizeof(path), MEMBLOCK_ROOT "/memory%u/state", id);
-	return undo_note("memory-block", path, "online_movable");
+	snprintf(path, sizeof(path), MEMBLOCK_ROOT "/memory%u/state", b->id);
+	return undo_note("memory-block", path, b->online);
 }
 
 static bool may_go(const struct memblock *b, enum zones zones)
@@ -390,9 +390,12 @@ static int find_blocks(struct offline *a, enum zones zones)
 	for (int i = 0; !err && i < n; i++) {
 		if (!may_go(&blocks[i], zones))
 			continue;
-		a->blocks[a->n++] =
-			(struct policy_block){ .id = blocks[i].id, .begin = blocks[i].phys_index * a->block_bytes };
-		err = note_block(blocks[i].id);
+		a->blocks[a->n] = (struct policy_block){
+			.id = blocks[i].id,
+			.begin = blocks[i].phys_index * a->block_bytes,
+			.online = memblock_movable(&blocks[i]) ? "online_movable" : "online_kernel",
+		};
+		err = note_block(&a->blocks[a->n++]);
 	}
 	return err;
 }
@@ -486,6 +489,8 @@ static int run(struct cell *c)
 	a->c = c;
 	a->o = o;
 	a->policy = (struct policy){ .back_off = o->back_off, .pause_ms = o->back_off_ms };
+	if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
+		cell_event("unlocked", "mlockall: %s", strerror(errno));
 	a->detector = (struct detector){ .proc = "/proc", .looks = LOOKS, .hold_ns = HOLD_S * NS_PER_S };
 	err = reasons_open(&a->reasons, "/dev/kmsg");
 	if (err)

@@ -49,22 +49,25 @@ memory = 512
 dimms = 2
 dimm_mib = 128
 cpus = 2
-run_s = 120
+run_s = 150
+arms = bound
+[arm bound]
+offline-bound = 20000
 [mem-offline]
 ratio_pct = 100
 rounds = 1
 stressors = 0
 pin = {pin}
 """)
-    done = headroom("run", scenario, "--kernel", "6.1", "--arms", "only-offline-bound", "--out", results, "--no-report")
+    done = headroom("run", scenario, "--kernel", "6.1", "--out", results, "--no-report")
     assert done.returncode == 0, done.stderr
     run = only_run(results)
-    tries = {event["block"]: event for event in events(run, "001-only-offline-bound-1") if event["kind"] == "offline"}
-    held = next(event["block"] for event in events(run, "001-only-offline-bound-1") if event["kind"] == "pin")
+    tries = {event["block"]: event for event in events(run, "001-bound-1") if event["kind"] == "offline"}
+    held = next(event["block"] for event in events(run, "001-bound-1") if event["kind"] == "pin")
     refused = tries.pop(held)
     assert refused["errno"] == "EINTR" and refused["ended"] and refused["reason"] == "signal backoff" and refused["failed"] > 0
     assert "errno" not in tries.popitem()[1] and not tries
-    metrics = cell(run, "001-only-offline-bound-1")["metrics"]
+    metrics = cell(run, "001-bound-1")["metrics"]
     assert metrics["offlined"] == 1 and metrics["refused_eintr"] == 1 and metrics["left_offline"] == 0
     assert_nothing_left(run)
 
