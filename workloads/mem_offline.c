@@ -218,7 +218,8 @@ static void add_deadlock(struct jsonw *j, const void *arg)
 	waitfor_json(j, &a->detector.watch.cycle);
 }
 
-static struct memblock_try watched_try(struct offline *a, unsigned id)
+/* *cut: it was ended because the load was over, before its bound. */
+static struct memblock_try watched_try(struct offline *a, unsigned id, bool *cut)
 {
 	struct memblock_try t = memblock_begin(MEMBLOCK_ROOT, id, "offline");
 	int64_t bound = t.begin_ns + (int64_t)a->o->bound_ms * NS_PER_MS;
@@ -234,20 +235,24 @@ static struct memblock_try watched_try(struct offline *a, unsigned id)
 	if (!t.took_ns)
 		memblock_kill(&t);
 	a->detector.offliner = 0;
+	*cut = t.ended && !a->deadlock && until == a->end_ns;
 	return t;
 }
 
 static bool try_offline(struct offline *a, struct policy_block *b)
 {
-	struct memblock_try t = watched_try(a, b->id);
+	bool cut = false;
+	struct memblock_try t = watched_try(a, b->id, &cut);
 	struct try_event e = { .all = a, .block = b, .try = &t };
 
 	if (t.err)
 		reasons_last(&a->reasons, b->begin, e.reason, sizeof(e.reason));
 	e.pause_ms = policy_tried(&a->policy, b, a->round, ++a->turn, !t.err, clock_ns());
-	tell_try(&e, "offline");
+	tell_try(&e, cut ? "offline-cut" : "offline");
 	a->migrated += t.migrated;
 	a->failed += t.failed;
+	if (cut)
+		return false;
 	if (t.err) {
 		count_refusal(a, t.err);
 		a->wasted_ns += (uint64_t)t.took_ns;
