@@ -14,7 +14,7 @@ def test_the_four_threads_are_named_and_let_go(results):
     run = only_run(results)
     stuck, fine = cell(run, "001-before-1"), cell(run, "002-only-core-to-file-1")
     assert stuck["verdict"] == "deadlock"
-    order = ["hr-victim", "the pipe of the core", "headroom", "cgroup_mutex", "hr-lru-gen", "mem_hotplug_lock", "hr-offline", "pages that are in use"]
+    order = ["hr-victim", "the pipe of the core", "hr-core-helper", "cgroup_mutex", "hr-lru-gen", "mem_hotplug_lock", "hr-offline", "pages that are in use"]
     at = [stuck["reason"].index(name) for name in order]
     assert at == sorted(at), stuck["reason"]
     assert stuck["metrics"]["deadlocked"] is True and stuck["metrics"]["drain_ms"] < 10_000
@@ -22,7 +22,7 @@ def test_the_four_threads_are_named_and_let_go(results):
     assert fine["verdict"] == "ok" and fine["metrics"]["deadlocked"] is False and fine["metrics"]["offline_errno"] == 0
     assert stuck["metrics"]["retry_ms"] > 0, "the same block goes when nobody is in the way"
     told = [event for event in events(run, "001-before-1") if event["kind"].startswith("deadlock")]
-    assert [step["comm"] for step in told[0]["steps"]] == ["hr-victim", "headroom", "hr-lru-gen", "hr-offline"]
+    assert [step["comm"] for step in told[0]["steps"]] == ["hr-victim", "hr-core-helper", "hr-lru-gen", "hr-offline"]
     assert "dump_user_range" in told[0]["steps"][0]["stack"] and told[0]["steps"][2]["where"] == "get_online_mems"
     assert told[1]["drained"] and told[1]["drain_ms"] == stuck["metrics"]["drain_ms"]
     assert "deadlock" in (run / "report.html").read_text()
