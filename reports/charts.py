@@ -104,6 +104,8 @@ def theme(palette: tuple[str, ...], dark: bool) -> dict[str, str]:
         if dark
         else ("#1d2329", "#5c6670", "#e3e6ea", "#ffffff", "#ffffff")
     )
+    tones = ("#5fd08f", "#ff8a80", "#f0c060") if dark else ("#0b6b3a", "#b3261e", "#8a5a00")
+    names |= dict(zip(("@good", "@bad", "@mixed"), tones))
     return names | dict(zip(("@ink", "@soft", "@grid", "@paper", "@hover"), greys))
 
 
