@@ -305,12 +305,12 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    caches, cache_figure = slabs.by_cache(comparison)
+    caches, cache_figures = slabs.by_cache(comparison)
     figures = {
         "timeline": charts.timeline(comparison),
         "slab": charts.slab_peak(comparison),
         "slab_time": slabs.over_time(comparison),
-        "slab_caches": cache_figure,
+        "slab_caches": cache_figures,
         "cgroup_time": slabs.cgroups(comparison),
     }
     drawn = any(figures.values())
