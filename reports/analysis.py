@@ -553,6 +553,11 @@ def repeat_words(column: Column, cell: Cell) -> str:
     return number + (" (interrupted)" if cell.interrupted else " (replaced)" if cell.replaced_by else "")
 
 
+def place(column: Column, cell: Cell) -> str:
+    """What a cell is called where it stands beside others."""
+    return column.label + repeat_words(column, cell)
+
+
 def expectation(column: Column) -> tuple[str, bool] | None:
     """What run.json expects of the arm, and whether every counted cell met it."""
     for cell in column.cells:

@@ -66,6 +66,8 @@ KINDS = {
     "offline-failure": Kind("offline failure", "triangle-left", 0.0),
     "warn": Kind("warning", "circle-open", 0.0),
     "kmsg-lost": Kind("kernel log lost", "asterisk-open", 0.0),
+    "deadlock": Kind("deadlock", "octagon", 0.0, True),
+    "deadlock-end": Kind("deadlock broken", "octagon-open", 0.0),
     "deadline": Kind("deadline", "bowtie", 0.0, True),
     "snapshot-overflow": Kind("snapshot overflow", "cross", 0.0),
     "phase": Kind("phase", "line-ns-open", -0.32),
@@ -330,6 +332,7 @@ def event_words(event: Event) -> list[str]:
         ("name", "{}"),
         ("role", "role {}"),
         ("reason", "{}"),
+        ("broken_by", "broken by {}"),
     ):
         if text(fields.get(name)):
             lines.append(words.format(text(fields[name])))

@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, effects, peaks, shrink, slabs, stats, tables
-from reports.analysis import Column, Comparison
+from reports import analysis, charts, deadlock, effects, peaks, shrink, slabs, stats, tables
+from reports.analysis import Column, Comparison, place
 from reports.model import Cell, Event, num, text
 from reports.published import published
 from reports.text import ARROW, NOT_MEASURED, clean, number, plural, probability, seconds
@@ -40,6 +40,7 @@ SEVERE = {
     "rcu-stall",
     "bug",
     "oops",
+    "deadlock",
     "deadline",
 }
 
@@ -157,14 +158,10 @@ def cards(comparison: Comparison) -> list[Card]:
     ]
 
 
-def _place(column: Column, cell: Cell) -> str:
-    return column.label + analysis.repeat_words(column, cell)
-
-
 def findings(comparison: Comparison) -> list[tuple[int, str, list[str]]]:
     """Of each cell that has any: its colour and name, and what its workloads found out."""
     return [
-        (column.colour, _place(column, cell), [f"{seconds(t)}: {words}" for t, words in found])
+        (column.colour, place(column, cell), [f"{seconds(t)}: {words}" for t, words in found])
         for column in comparison.columns
         for cell in column.cells
         if (found := cell.findings())
@@ -181,7 +178,7 @@ def victims(comparison: Comparison) -> list[VictimRow]:
                 rows.append(
                     VictimRow(
                         column.colour,
-                        _place(column, cell),
+                        place(column, cell),
                         seconds(num(victim.get("t"))),
                         NOT_MEASURED if pid is None else f"{pid:.0f}",
                         *(text(victim.get(name)) or NOT_MEASURED for name in ("comm", "role", "cgroup", "constraint")),
@@ -220,7 +217,7 @@ def event_lists(comparison: Comparison) -> list[EventList]:
                 EventList(
                     cell,
                     column.colour,
-                    _place(column, cell),
+                    place(column, cell),
                     [(seconds(event.t), event.kind, _raw(event), event.kind in SEVERE) for event in events],
                     left_out,
                 )
@@ -260,6 +257,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "pinned": pinned,
         "findings": findings(comparison),
         "peaks": peaks.table(comparison),
+        "deadlocks": deadlock.found(comparison),
         "victims": victims(comparison),
         "detectors": tables.detectors(comparison),
         "workers": tables.workers(comparison),
@@ -269,7 +267,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "events": event_lists(comparison),
         "published": published(comparison),
         "phases": [
-            (column.colour, _place(column, cell), shown)
+            (column.colour, place(column, cell), shown)
             for column in comparison.columns
             for cell in column.cells
             if (shown := tables.phases(cell))

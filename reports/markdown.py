@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports import analysis, effects, shrink, tables
+from reports import analysis, deadlock, effects, shrink, tables
 from reports.analysis import Comparison
 from reports.text import NOT_MEASURED, one_line
 
@@ -46,6 +46,17 @@ def _verdict_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
+def _deadlocks(comparison: Comparison) -> list[str]:
+    found = deadlock.found(comparison)
+    lines = [
+        f"- {escape(cycle.place)}, found at {cycle.found}: {escape('; '.join(cycle.words))}."
+        f" {escape(' '.join([cycle.broken, cycle.drained]))}"
+        for cycle in found.cycles
+    ]
+    more = [f"- {found.left_out} more are left out"] if found.left_out else []
+    return ["## Deadlocks", "", *lines, *more, ""] if lines else []
+
+
 def render(comparison: Comparison) -> str:
     """The whole text."""
     labels = [escape(column.label) for column in comparison.columns]
@@ -78,6 +89,7 @@ def render(comparison: Comparison) -> str:
             for row in mitigations
         ]
         lines += ["## Mitigations", "", *_table(head, rows)]
+    lines += _deadlocks(comparison)
     shrunk = shrink.rows(comparison)
     if shrunk:
         head = ["arm", "cell", "held before", "after", "given back", "as counted", "at least"]
