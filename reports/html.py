@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, deadlock, effects, peaks, shrink, slabs, stats, tables
+from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, slabs, stats, tables
 from reports.analysis import Column, Comparison, place
 from reports.model import Cell, Event, num, text
 from reports.published import published
@@ -258,6 +258,13 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "findings": findings(comparison),
         "peaks": peaks.table(comparison),
         "deadlocks": deadlock.found(comparison),
+        "offlines": memory.blocks(comparison),
+        "unplugs": memory.dimms(comparison),
+        "refusals": [
+            (head, found)
+            for head, kind in (("block", memory.BLOCKS), ("DIMM", memory.DIMMS))
+            if (found := memory.refusals(comparison, kind))
+        ],
         "victims": victims(comparison),
         "detectors": tables.detectors(comparison),
         "workers": tables.workers(comparison),
@@ -303,8 +310,11 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
+    histories = memory.histories(comparison)
     caches, cache_figures = slabs.by_cache(comparison)
     figures = {
+        "offline_times": memory.durations(comparison),
+        "blocks": histories.figures,
         "timeline": charts.timeline(comparison),
         "slab": charts.slab_peak(comparison),
         "slab_time": slabs.over_time(comparison),
@@ -322,6 +332,7 @@ def render(comparison: Comparison) -> str:
         figures=figures,
         drawn=drawn,
         caches=caches,
+        histories=histories,
         figures_json=script_json(figures),
         themes_json=script_json(themes),
         plotly=Markup(plotly),

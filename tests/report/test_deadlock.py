@@ -193,8 +193,9 @@ def test_the_graph_is_an_image_with_a_title(told):
     assert tags.count("rect") == 4 and tags.count("path") == 8
 
 
+WORST = {"comm": TEXT, "pid": 10**400, "where": TEXT, "waits": TEXT, "stack": [TEXT, 7]}
 HOSTILE = [
-    FOUND | {"steps": [TEXT, 7, None, {"comm": TEXT, "pid": 10**400, "where": TEXT, "waits": TEXT, "stack": [TEXT, 7]}]},
+    FOUND | {"steps": [TEXT, 7, None, WORST]},
     FOUND | {"steps": [{"comm": 5, "pid": -1, "where": [], "waits": {}, "stack": TEXT}] * 4, "raw": TEXT},
     FOUND | {"steps": {TEXT: TEXT}, "raw": TEXT},
     FOUND | {"steps": TEXT},
