@@ -345,10 +345,12 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
     )
 
 
-def _bound(name: str) -> str:
+def _bound(metric: Metric) -> str:
     """What a death makes of an extreme or a sum."""
-    whole = name.partition(".")[0]
+    whole = metric.name.partition(".")[0]
     words = set(whole.split("_"))
+    if metric.unit.endswith("/min"):
+        words.discard("min")
     if words & {"peak", "max"} or whole in SUMS:
         return "at least"
     return "at most" if "min" in words else ""
@@ -370,7 +372,7 @@ def make_figure(metric: Metric, column: Column, flats: Flats, kind: str) -> Figu
             figure.never += 1
         elif value is not None and isinstance(value, bool) == (kind == "flag"):
             figure.values.append(value)
-            figure.bound = figure.bound or ("" if cell.finished else _bound(metric.name))
+            figure.bound = figure.bound or ("" if cell.finished else _bound(metric))
     if kind == "flag":
         figure.median = sum(figure.values) / len(figure.values) if figure.values else None
     elif figure.ranks:
@@ -549,6 +551,11 @@ def repeat_words(column: Column, cell: Cell) -> str:
     if any(other.run is not cell.run for other in column.cells):
         number = f" run {cell.run.number}{number}"
     return number + (" (interrupted)" if cell.interrupted else " (replaced)" if cell.replaced_by else "")
+
+
+def place(column: Column, cell: Cell) -> str:
+    """What a cell is called where it stands beside others."""
+    return column.label + repeat_words(column, cell)
 
 
 def expectation(column: Column) -> tuple[str, bool] | None:

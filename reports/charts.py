@@ -66,11 +66,15 @@ KINDS = {
     "offline-failure": Kind("offline failure", "triangle-left", 0.0),
     "warn": Kind("warning", "circle-open", 0.0),
     "kmsg-lost": Kind("kernel log lost", "asterisk-open", 0.0),
+    "deadlock": Kind("deadlock", "hexagram", 0.0, True),
+    "deadlock-end": Kind("deadlock broken", "hexagram-open", 0.0),
     "deadline": Kind("deadline", "bowtie", 0.0, True),
     "snapshot-overflow": Kind("snapshot overflow", "cross", 0.0),
     "phase": Kind("phase", "line-ns-open", -0.32),
     "offline": Kind("block offline", "triangle-right", 0.0),
     "online": Kind("block online", "circle", 0.0),
+    "unplug": Kind("DIMM unplugged", "triangle-sw", 0.0),
+    "plug": Kind("DIMM plugged", "triangle-ne", 0.0),
 }
 
 
@@ -104,6 +108,8 @@ def theme(palette: tuple[str, ...], dark: bool) -> dict[str, str]:
         if dark
         else ("#1d2329", "#5c6670", "#e3e6ea", "#ffffff", "#ffffff")
     )
+    tones = ("#5fd08f", "#ff8a80", "#f0c060") if dark else ("#0b6b3a", "#b3261e", "#8a5a00")
+    names |= dict(zip(("@good", "@bad", "@mixed"), tones))
     return names | dict(zip(("@ink", "@soft", "@grid", "@paper", "@hover"), greys))
 
 
@@ -328,6 +334,8 @@ def event_words(event: Event) -> list[str]:
         ("name", "{}"),
         ("role", "role {}"),
         ("reason", "{}"),
+        ("broken_by", "broken by {}"),
+        ("errno", "refused: {}"),
     ):
         if text(fields.get(name)):
             lines.append(words.format(text(fields[name])))
@@ -404,6 +412,12 @@ def time_range(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> tupl
     return (min(times), max(times)) if times else (0.0, 1.0)
 
 
+def _symbol(event: Event) -> str:
+    """That of its kind, and an open one for what was tried in vain."""
+    open_one = "-open" if event.fields.get("errno") is not None else ""
+    return KINDS[event.kind].symbol + open_one
+
+
 def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, Any]]:
     """One trace a cell and kind, so that colour is the arm and shape the kind."""
     traces = []
@@ -430,7 +444,7 @@ def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, An
                     "legendgroup": column.label,
                     "meta": {"kind": kind, "cell": lane},
                     "marker": {
-                        "symbol": KINDS[kind].symbol,
+                        "symbol": [_symbol(event) for event in own],
                         "size": 11 if kind == "phase" else 10,
                         "color": token(column),
                         "line": {"width": 1.5, "color": token(column)},
@@ -560,7 +574,7 @@ def guides(lanes: list[tuple[Column, Cell]]) -> list[dict[str, Any]]:
     ]
 
 
-def _separators(lanes: int) -> list[dict[str, Any]]:
+def separators(lanes: int) -> list[dict[str, Any]]:
     return [
         {
             "type": "line",
@@ -723,7 +737,7 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
         rows_height(heights) + TOP_PX + BOTTOM_PX, max(64, min(280, 14 + 7 * max(map(len, names))))
     )
     layout |= {
-        "shapes": guides(lanes) + _separators(len(lanes)),
+        "shapes": guides(lanes) + separators(len(lanes)),
         "annotations": _phase_names(lanes, low, high),
         "legend": LEGEND,
         "xaxis": time_axis(comparison, len(strips)),

@@ -18,8 +18,8 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, effects, peaks, shrink, slabs, stats, tables
-from reports.analysis import Column, Comparison
+from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, slabs, stats, tables
+from reports.analysis import Column, Comparison, place
 from reports.model import Cell, Event, num, text
 from reports.published import published
 from reports.text import ARROW, NOT_MEASURED, clean, number, plural, probability, seconds
@@ -40,6 +40,7 @@ SEVERE = {
     "rcu-stall",
     "bug",
     "oops",
+    "deadlock",
     "deadline",
 }
 
@@ -157,14 +158,10 @@ def cards(comparison: Comparison) -> list[Card]:
     ]
 
 
-def _place(column: Column, cell: Cell) -> str:
-    return column.label + analysis.repeat_words(column, cell)
-
-
 def findings(comparison: Comparison) -> list[tuple[int, str, list[str]]]:
     """Of each cell that has any: its colour and name, and what its workloads found out."""
     return [
-        (column.colour, _place(column, cell), [f"{seconds(t)}: {words}" for t, words in found])
+        (column.colour, place(column, cell), [f"{seconds(t)}: {words}" for t, words in found])
         for column in comparison.columns
         for cell in column.cells
         if (found := cell.findings())
@@ -181,7 +178,7 @@ def victims(comparison: Comparison) -> list[VictimRow]:
                 rows.append(
                     VictimRow(
                         column.colour,
-                        _place(column, cell),
+                        place(column, cell),
                         seconds(num(victim.get("t"))),
                         NOT_MEASURED if pid is None else f"{pid:.0f}",
                         *(text(victim.get(name)) or NOT_MEASURED for name in ("comm", "role", "cgroup", "constraint")),
@@ -220,7 +217,7 @@ def event_lists(comparison: Comparison) -> list[EventList]:
                 EventList(
                     cell,
                     column.colour,
-                    _place(column, cell),
+                    place(column, cell),
                     [(seconds(event.t), event.kind, _raw(event), event.kind in SEVERE) for event in events],
                     left_out,
                 )
@@ -260,6 +257,14 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "pinned": pinned,
         "findings": findings(comparison),
         "peaks": peaks.table(comparison),
+        "deadlocks": deadlock.found(comparison),
+        "offlines": memory.blocks(comparison),
+        "unplugs": memory.dimms(comparison),
+        "refusals": [
+            (head, found)
+            for head, kind in (("block", memory.BLOCKS), ("DIMM", memory.DIMMS))
+            if (found := memory.refusals(comparison, kind))
+        ],
         "victims": victims(comparison),
         "detectors": tables.detectors(comparison),
         "workers": tables.workers(comparison),
@@ -269,7 +274,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "events": event_lists(comparison),
         "published": published(comparison),
         "phases": [
-            (column.colour, _place(column, cell), shown)
+            (column.colour, place(column, cell), shown)
             for column in comparison.columns
             for cell in column.cells
             if (shown := tables.phases(cell))
@@ -305,12 +310,15 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
-    caches, cache_figure = slabs.by_cache(comparison)
+    histories = memory.histories(comparison)
+    caches, cache_figures = slabs.by_cache(comparison)
     figures = {
+        "offline_times": memory.durations(comparison),
+        "blocks": histories.figures,
         "timeline": charts.timeline(comparison),
         "slab": charts.slab_peak(comparison),
         "slab_time": slabs.over_time(comparison),
-        "slab_caches": cache_figure,
+        "slab_caches": cache_figures,
         "cgroup_time": slabs.cgroups(comparison),
     }
     drawn = any(figures.values())
@@ -324,6 +332,7 @@ def render(comparison: Comparison) -> str:
         figures=figures,
         drawn=drawn,
         caches=caches,
+        histories=histories,
         figures_json=script_json(figures),
         themes_json=script_json(themes),
         plotly=Markup(plotly),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports import analysis, effects, shrink, tables
+from reports import analysis, deadlock, effects, memory, shrink, tables
 from reports.analysis import Comparison
 from reports.text import NOT_MEASURED, one_line
 
@@ -21,10 +21,9 @@ def _table(head: list[str], rows: list[list[str]]) -> list[str]:
     return ["| " + " | ".join(line) + " |" for line in lines] + [""]
 
 
-def _metric_rows(comparison: Comparison) -> list[list[str]]:
+def _metric_rows(found: memory.Rows) -> list[list[str]]:
     rows = []
-    for metric in comparison.metrics:
-        unit, fields = tables.shown(metric)
+    for metric, unit, fields in found:
         row = [escape(metric.label), escape(unit)]
         for field in fields:
             row.append(
@@ -46,6 +45,30 @@ def _verdict_rows(comparison: Comparison) -> list[list[str]]:
     return rows
 
 
+def _deadlocks(comparison: Comparison) -> list[str]:
+    found = deadlock.found(comparison)
+    lines = [
+        f"- {escape(cycle.place)}, found at {cycle.found}: {escape('; '.join(cycle.words))}."
+        f" {escape(' '.join([cycle.broken, cycle.drained]))}"
+        for cycle in found.cycles
+    ]
+    more = [f"- {found.left_out} more are left out"] if found.left_out else []
+    return ["## Deadlocks", "", *lines, *more, ""] if lines else []
+
+
+def _memory(comparison: Comparison, labels: list[str]) -> list[str]:
+    lines = []
+    for head, rows in (("blocks offline", memory.blocks(comparison)), ("DIMMs unplugged", memory.dimms(comparison))):
+        lines += _table([head, "unit", *labels], _metric_rows(rows)) if rows else []
+    for thing, kind in (("block", memory.BLOCKS), ("DIMM", memory.DIMMS)):
+        rows = [
+            [escape(value) for value in (row.errno, row.reason, row.stood, *row.counts)]
+            for row in memory.refusals(comparison, kind)
+        ]
+        lines += _table([f"refused {thing}s", "the kernel", "stood in", *labels], rows) if rows else []
+    return ["## Memory taken away", "", *lines] if lines else []
+
+
 def render(comparison: Comparison) -> str:
     """The whole text."""
     labels = [escape(column.label) for column in comparison.columns]
@@ -54,7 +77,8 @@ def render(comparison: Comparison) -> str:
         lines += [escape(line) + ".", ""]
     lines += ["## Verdicts", "", *_table(["arm", "verdict", "reason"], _verdict_rows(comparison))]
     if comparison.metrics:
-        lines += ["## Metrics", "", *_table(["metric", "unit", *labels], _metric_rows(comparison))]
+        rows = _metric_rows([(metric, *tables.shown(metric)) for metric in comparison.metrics])
+        lines += ["## Metrics", "", *_table(["metric", "unit", *labels], rows)]
     found = effects.flat_rows(effects.groups(comparison))
     if found:
         rows = [[escape(value) for value in row] for row in found]
@@ -78,6 +102,7 @@ def render(comparison: Comparison) -> str:
             for row in mitigations
         ]
         lines += ["## Mitigations", "", *_table(head, rows)]
+    lines += _deadlocks(comparison) + _memory(comparison, labels)
     shrunk = shrink.rows(comparison)
     if shrunk:
         head = ["arm", "cell", "held before", "after", "given back", "as counted", "at least"]

@@ -261,6 +261,12 @@ def num(value: object) -> float | None:
     return number if math.isfinite(number) else None
 
 
+def whole(value: object) -> int | None:
+    """The value as a number of things: neither a part of one nor less than none."""
+    number = num(value)
+    return int(number) if number is not None and number.is_integer() and 0 <= number <= MAX_EXACT else None
+
+
 def text(value: object) -> str:
     return value if isinstance(value, str) else ""
 

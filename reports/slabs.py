@@ -62,8 +62,10 @@ def _series(name: str, factor: float = 1.0) -> Any:
     return lambda cell: charts.scaled(cell.samples.series.get(name, Series()), factor)
 
 
-def _figure(comparison: Comparison, strips: list[Panel], panel_px: float = charts.PANEL_PX) -> Figure:
-    """The strips below each other, with the arms that have a curve in the legend."""
+def _figure(
+    comparison: Comparison, strips: list[Panel], panel_px: float = charts.PANEL_PX, share: int = 1
+) -> Figure:
+    """The strips below each other, with the arms that have a curve in the legend; one of `share` that are alike."""
     heights = [panel_px] * len(strips)
     height = charts.rows_height(heights)
     # The legend stands above the title of the first strip.
@@ -78,7 +80,7 @@ def _figure(comparison: Comparison, strips: list[Panel], panel_px: float = chart
     charts.place_strips(layout, strips, charts.domains(heights))
     drawn = {id(column) for strip in strips for column, *_ in strip.series}
     columns = [column for column in comparison.columns if id(column) in drawn]
-    limit = charts.points_a_trace(sum(len(strip.series) for strip in strips))
+    limit = charts.points_a_trace(share * sum(len(strip.series) for strip in strips))
     data = charts.arm_legend(columns) + charts.lines(strips, 0, limit)
     return {"data": charts.hush(comparison, data), "layout": layout}
 
@@ -172,7 +174,7 @@ def _cache_strips(comparison: Comparison, found: dict[int, dict[str, CacheSeries
         return lambda cell: charts.scaled(getattr(found[id(cell)].get(name, CacheSeries()), part), factor)
 
     return [
-        _strip(comparison, "Held by the cache, MiB", "MiB", [("solid", "held", get("held_kib", MIB))]),
+        _strip(comparison, f"{label(name, 60)}: held, MiB", "MiB", [("solid", "held", get("held_kib", MIB))]),
         _strip(
             comparison,
             "Objects: active solid, all there is room for dotted",
@@ -182,22 +184,13 @@ def _cache_strips(comparison: Comparison, found: dict[int, dict[str, CacheSeries
     ]
 
 
-def by_cache(comparison: Comparison) -> tuple[list[str], Figure | None]:
-    """The caches that can be picked, and their curves, of which the page shows those of one cache at a time."""
+def by_cache(comparison: Comparison) -> tuple[list[str], list[Figure]]:
+    """The caches that can be picked, and a figure of each."""
     names = caches_that_matter(comparison)
     found = {id(cell): read_caches(cell, names) for _, cell in charts.lane_cells(comparison)}
     names = [name for name in names if any(name in caches for caches in found.values())]
-    if not names:
-        return [], None
-    limit = charts.points_a_trace(3 * len(names) * len(found))
-    strips = [_cache_strips(comparison, found, name) for name in names]
-    figure = _figure(comparison, strips[0])
-    drawn = [column for column in comparison.columns if any(found.get(id(cell)) for cell in column.cells)]
-    figure["data"] = charts.arm_legend(drawn)
-    for index, own in enumerate(strips):
-        for trace in charts.lines(own, 0, limit):
-            figure["data"].append(trace | {"meta": {"cache": index}, "visible": index == 0})
-    return [one_line(cache_name(name, _merged(comparison, name)), 160) for name in names], figure
+    figures = [_figure(comparison, _cache_strips(comparison, found, name), share=len(names)) for name in names]
+    return [one_line(cache_name(name, _merged(comparison, name)), 160) for name in names], figures
 
 
 def _group(name: str, part: str, factor: float = 1.0) -> Any:

@@ -37,6 +37,11 @@ def median(values: Sequence[float]) -> float:
     return between if math.isfinite(between) else low / 2 + high / 2
 
 
+def percentile(values: Sequence[float], share: float) -> float | None:
+    """By nearest rank, so that it is a value which was measured; of fewer than 100 the 99th is the largest."""
+    return sorted(values)[max(1, math.ceil(share * len(values) / 100)) - 1] if values else None
+
+
 def _resampled_medians(generator: np.random.Generator, values: Sequence[float]) -> np.ndarray:
     return np.median(generator.choice(np.asarray(values, dtype=float), size=(RESAMPLES, len(values))), axis=1)
 

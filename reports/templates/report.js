@@ -11,17 +11,15 @@
     toImageButtonOptions: { format: "svg", filename: "headroom" },
   };
 
-  // Of the caches one is shown at a time.
-  const pick = document.getElementById("pick-cache");
+  const picker = (name) => document.getElementById("pick-" + name);
 
   function draw(theme, width) {
     const figures = JSON.parse(source, (key, value) =>
       typeof value === "string" && Object.hasOwn(theme, value) ? theme[value] : value);
-    for (const [name, figure] of Object.entries(figures)) {
+    for (const [name, found] of Object.entries(figures)) {
+      // Of several alike one is shown at a time.
+      const figure = Array.isArray(found) ? found[found.length && Number(picker(name).value)] : found;
       if (!figure) continue;
-      if (name === "slab_caches")
-        for (const trace of figure.data)
-          if (trace.meta) trace.visible = trace.meta.cache === Number(pick.value);
       if (width) Object.assign(figure.layout, { width: width, autosize: false });
       Plotly.react(document.getElementById(name), figure.data, figure.layout, config);
     }
@@ -29,7 +27,8 @@
 
   const current = () => (dark.matches ? themes.dark : themes.light);
   draw(current());
-  if (pick) pick.addEventListener("change", () => draw(current()));
+  for (const pick of document.querySelectorAll("select[id^='pick-']"))
+    pick.addEventListener("change", () => draw(current()));
   dark.addEventListener("change", () => draw(current()));
   // Paper is white, and about this wide at the browser's own scale.
   window.addEventListener("beforeprint", () => draw(themes.light, 690));

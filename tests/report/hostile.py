@@ -56,6 +56,21 @@ def _hostile_slab_events(not_shrunk: Any) -> list[dict[str, Any]]:
     ]
 
 
+def _hostile_memory_events() -> list[dict[str, Any]]:
+    """Deadlocks, blocks and DIMMs."""
+    step = {"pid": 10**400, "comm": TEXT, "where": TEXT, "waits": TEXT, "stack": [TEXT, 7]}
+    words = {"errno": TEXT, "reason": TEXT, "where": TEXT, "ended": True, "took_ms": 1e300, "pause_ms": 1e300}
+    return [
+        {"t": 6, "kind": "deadlock", "raw": TEXT, "steps": [step, TEXT, {}]},
+        {"t": 7, "kind": "deadlock-end", "raw": TEXT, "broken_by": TEXT, "drained": TEXT, "drain_ms": TEXT},
+        {"t": 7, "kind": "deadlock", "raw": TEXT, "steps": TEXT},
+        {"t": 8, "kind": "offline", "block": 2**53, "raw": TEXT} | words,
+        {"t": 8, "kind": "offline", "block": 1, "took_ms": 1e-320, "raw": TEXT},
+        {"t": 8, "kind": "online", "block": TEXT, "raw": TEXT},
+        {"t": 8, "kind": "unplug", "dimm": 0, "raw": TEXT} | words,
+    ]
+
+
 def _poison(value: Any, keep: tuple[str, ...] = ()) -> Any:
     """Every text in a structure replaced, names of entries too where the record leaves them free."""
     if isinstance(value, dict):
@@ -109,7 +124,7 @@ def make_hostile(path: Path) -> Path:
             }
             for index, kind in enumerate(("oom-kill", "panic", "wq-lockup", "hung-task", TEXT))
         ]
-        events += _hostile_slab_events(not_shrunk)
+        events += _hostile_slab_events(not_shrunk) + _hostile_memory_events()
         waits = {"function": TEXT, "wait_n": 1e300, "wait_max_ms": -5, "wait_histogram": [TEXT, -1, 1e300] * 40}
         events.append(
             {

@@ -170,13 +170,15 @@ def test_broken_and_skipped_are_listed_and_not_counted(new_run, compared, edit):
     assert any("broken, not in the statistics" in note for row in tables.losses(compared(path)) for note in row.notes)
 
 
-def test_extreme_of_a_dead_cell_is_a_bound(new_run, compared):
+def test_extreme_of_a_dead_cell_is_a_bound(new_run, compared, edit):
     path = new_run()
     for cell in ("001-before-1", "002-after-1"):
-        set_metric(path, cell, available_min_kib=4000)
+        set_metric(path, cell, available_min_kib=4000, taken_gib_min=3.5)
+        edit(path / "cells" / cell / "cell.json", units={"taken_gib_min": {"unit": "GiB/min"}})
     comparison = compared(path)
     bounds = {metric.name: [figure.bound for figure in metric.figures] for metric in comparison.metrics}
     assert bounds["cache_peak_kib.kcopyd_job"] == bounds["wq_delay_max_ms"] == ["at least", ""]
+    assert bounds["taken_gib_min"] == ["", ""], "a rate a minute is no minimum"
     assert bounds["available_min_kib"] == ["at most", ""] and bounds["oom_kills"] == ["", ""]
 
 

@@ -75,18 +75,19 @@ def test_without_samples_nothing_is_drawn(new_run, compared):
     for cell in (path / "cells").iterdir():
         (cell / "samples.jsonl").unlink()
     comparison = compared(path)
-    assert slabs.over_time(comparison) is None and slabs.by_cache(comparison) == ([], None)
+    assert slabs.over_time(comparison) is None and slabs.by_cache(comparison) == ([], [])
     assert "Slab, exactly" in html.render(comparison), "events are there without samples"
 
 
 def test_watched_caches_first_then_the_largest(pair, compared):
-    names, figure = slabs.by_cache(compared(pair))
+    names, figures = slabs.by_cache(compared(pair))
     assert len(names) == slabs.MAX_CACHES and names[0] == "kcopyd_job"
     assert names[1] == "bio-184 (with bio-192)", "the largest at the peak but for the watched one"
-    shown = [trace["meta"]["cache"] for trace in figure["data"] if trace.get("visible") is True and "meta" in trace]
-    assert set(shown) == {0} and len(shown) == 6, "held, active and room, an arm each"
-    assert titles(figure) == [
-        "<b>Held by the cache, MiB</b>",
+    assert len(figures) == len(names)
+    shown = [trace for trace in figures[0]["data"] if "hovertemplate" in trace]
+    assert len(shown) == 6, "held, active and room, an arm each"
+    assert titles(figures[0]) == [
+        "<b>kcopyd_job: held, MiB</b>",
         "<b>Objects: active solid, all there is room for dotted</b>",
     ]
 
@@ -198,12 +199,14 @@ def test_no_dying_groups_no_strip(pair, compared):
 
 def test_many_cells_share_the_points(new_run, compared):
     comparison = compared(new_run(repeats=20, step=0.05))
-    figures = (slabs.over_time(comparison), slabs.by_cache(comparison)[1], slabs.cgroups(comparison))
-    assert all(sum(len(trace["x"]) for trace in figure["data"]) <= 1.5 * charts.FIGURE_POINTS for figure in figures)
+    together = ([slabs.over_time(comparison)], slabs.by_cache(comparison)[1], [slabs.cgroups(comparison)])
+    for figures in together:
+        points = sum(len(trace["x"]) for figure in figures for trace in figure["data"])
+        assert points <= 1.5 * charts.FIGURE_POINTS
 
 
 def test_hostile_slab_and_cgroups(tmp_path, compared):
     comparison = compared(make_hostile(tmp_path / "hostile"))
-    for figure in (slabs.over_time(comparison), slabs.by_cache(comparison)[1], slabs.cgroups(comparison)):
+    for figure in (slabs.over_time(comparison), *slabs.by_cache(comparison)[1], slabs.cgroups(comparison)):
         assert figure and json.dumps(figure, allow_nan=False)
     assert [(row.counted, row.exact) for row in shrink.rows(comparison)] == [("\u2013", "\u2013")] * 2

@@ -25,6 +25,16 @@ def test_median(values, wanted):
     assert stats.median(values) == wanted
 
 
+@pytest.mark.parametrize("share, wanted", [(50, 50), (90, 90), (99, 99), (100, 100), (0, 1)])
+def test_percentile(share, wanted):
+    assert stats.percentile([*range(100, 0, -1)], share) == wanted
+
+
+def test_percentile_of_few_values_is_one_of_them():
+    assert stats.percentile([4.0, 1.0, 2.0], 99) == 4.0 and stats.percentile([4.0, 1.0, 2.0], 50) == 2.0
+    assert stats.percentile([], 50) is None
+
+
 @pytest.mark.parametrize(
     "a, b", [([1, 2, 3], [4, 5, 6]), ([1.5, 2.2, 8.1, 3.3], [2.5, 9.9, 7.7, 6.1]), ([1, 5, 7, 11], [2, 3, 4])]
 )
