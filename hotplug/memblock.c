@@ -216,6 +216,7 @@ static void find_place(struct memblock_try *t)
 	in = stack_find(&s, "offline_pages");
 	if (s.n)
 		snprintf(t->where, sizeof(t->where), "%s", s.names[in < s.n && in > 0 ? in - 1 : 0]);
+	t->where[strcspn(t->where, ".")] = '\0'; /* "do_migrate_range.isra.0": as this compiler cut it */
 }
 
 void memblock_kill(struct memblock_try *t)
