@@ -382,7 +382,23 @@ def _gone(found: list[Try], lanes: dict[str, int], end: float) -> tuple[list[tup
     return back, [(t, end, -lanes[thing]) for thing, t in since.items()]
 
 
-def _stretches(stretches: list[tuple[float, float, int]], name: str, dash: str) -> list[Figure]:
+def _held(cell: Cell, lanes: dict[str, int], end: float) -> list[tuple[float, float, int]]:
+    """When a page that cannot be moved lay in each block."""
+    since: dict[str, float] = {}
+    held: list[tuple[float, float, int]] = []
+    for event in cell.events:
+        index = whole(event.fields.get("block"))
+        thing = f"memory{index}"
+        if event.kind not in ("pin", "unpin") or index is None or thing not in lanes:
+            continue
+        if event.kind == "pin":
+            since.setdefault(thing, event.t)
+        elif thing in since:
+            held.append((since.pop(thing), event.t, -lanes[thing]))
+    return held + [(t, end, -lanes[thing]) for thing, t in since.items()]
+
+
+def _stretches(stretches: list[tuple[float, float, int]], name: str, dash: str, **style: Any) -> list[Figure]:
     if not stretches:
         return []
     return [
@@ -393,7 +409,7 @@ def _stretches(stretches: list[tuple[float, float, int]], name: str, dash: str) 
             "y": [y for _, _, lane in stretches for y in (lane, lane, None)],
             "name": name,
             "hoverinfo": "skip",
-            "line": {"color": "@ink", "width": 1.5, "dash": dash},
+            "line": {"color": "@ink", "width": 1.5, "dash": dash} | style,
         }
     ]
 
@@ -416,8 +432,11 @@ def _lanes(found: list[Try]) -> dict[str, int]:
 
 def _history(column: Column, cell: Cell, axis: dict[str, Any], shown: list[Try], lanes: dict[str, int]) -> Figure:
     every = [one for one in tries(cell) if one.thing in lanes]
-    back, still = _gone(every, lanes, max(event.t for event in cell.events))
-    data = _stretches(back, "away", "solid") + _stretches(still, "away to the end", "dot")
+    end = max(event.t for event in cell.events)
+    back, still = _gone(every, lanes, end)
+    # Below all others, as wide as a lane.
+    data = _stretches(_held(cell, lanes, end), "a page is held", "solid", color="@grid", width=LANE_PX - 4)
+    data += _stretches(back, "away", "solid") + _stretches(still, "away to the end", "dot")
     away = [one for one in shown if one.away]
     by_result = [[one for one in away if one.result == result] for result in distinct([one.result for one in away])]
     by_result.sort(key=lambda found: found[0].result)

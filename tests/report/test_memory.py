@@ -196,6 +196,16 @@ def test_colour_alone_does_not_tell_what_was_refused(record):
     assert len({mark["symbol"] for mark in marks}) == len(set(bars)) == len(names)
 
 
+def test_the_time_a_page_is_held_lies_behind_its_block(record):
+    pin, unpin = ({"kind": kind, "block": 33, "raw": "x"} for kind in ("pin", "unpin"))
+    events = [offline(1.0, 32), pin | {"t": 2.0}, offline(4.0, 33, errno="EINTR"), unpin | {"t": 5.0}, pin | {"t": 6.0},
+              pin | {"t": 6.5, "block": 99}, pin | {"t": 6.6, "block": None}, offline(8.0, 33)]
+    figure = history(record({"001-before-1": events}))
+    (held,) = traces(figure, name="a page is held")
+    assert held["x"] == [2.0, 5.0, None, 6.0, 8.0, None] and held["y"] == [-1, -1, None, -1, -1, None]
+    assert figure["data"][0] is held, "behind all others"
+
+
 def test_the_time_away_is_a_line_until_the_block_is_back(record):
     events = [offline(1.0), online(3.0, took_ms=500.0), offline(4.0, errno="EBUSY")]
     events += [offline(5.0), online(6.0, errno="EIO"), {"t": 9.0, "kind": "done", "raw": ""}]
