@@ -71,6 +71,8 @@ KINDS = {
     "phase": Kind("phase", "line-ns-open", -0.32),
     "offline": Kind("block offline", "triangle-right", 0.0),
     "online": Kind("block online", "circle", 0.0),
+    "unplug": Kind("DIMM out", "triangle-sw", 0.0),
+    "plug": Kind("DIMM in", "triangle-ne", 0.0),
 }
 
 
