@@ -1,9 +1,12 @@
 // SPDX-License-Identifier: MIT
 #include "record/blackbox.h"
+#include "base/clock.h"
 #include "t.h"
 
 #include <errno.h>
 #include <pthread.h>
+#include <sys/mman.h>
+#include <sys/wait.h>
 
 #define SIZE (1U << 20)
 
@@ -298,6 +301,141 @@ static void the_stage_only_grows(void **state)
 	assert_int_equal(atomic_load(&box.head->stage), BB_RUN);
 }
 
+/* --- Asking the host --- */
+
+#define SOON (clock_ns() + 50 * NS_PER_MS)
+#define LATE (clock_ns() + 20 * NS_PER_S)
+
+static void who_is_alone_asks_nobody(void **state)
+{
+	struct bb box = fresh();
+	struct bb_answer answer;
+
+	(void)state;
+	assert_int_equal(bb_ask(&box, BB_WHERE, 0, LATE, &answer), -EOPNOTSUPP);
+	bb_answers(&box, true);
+	bb_answers(&box, false);
+	assert_int_equal(bb_ask(&box, BB_WHERE, 0, LATE, &answer), -EOPNOTSUPP);
+}
+
+/* Answers so many questions, each with what was asked. */
+static void *host(void *arg)
+{
+	int64_t deadline = LATE;
+
+	for (int n = *(int *)arg; n > 0 && clock_ns() < deadline;) {
+		struct bb_answer answer = { .err = -ENODEV, .words = "word" };
+		uint32_t op, dimm;
+		uint64_t number;
+
+		if (!bb_question(&shared, &number, &op, &dimm))
+			continue;
+		answer.address = op;
+		answer.bytes = dimm;
+		bb_answer(&shared, number, &answer);
+		n--;
+	}
+	return NULL;
+}
+
+static void *asker(void *arg)
+{
+	for (int i = 0; i < 20; i++) {
+		struct bb_answer answer;
+		uint32_t dimm = (uint32_t)(*(int *)arg * 100 + i);
+
+		assert_int_equal(bb_ask(&shared, BB_PLUG, dimm, LATE, &answer), -ENODEV);
+		assert_int_equal(answer.address, BB_PLUG);
+		assert_int_equal(answer.bytes, dimm);
+		assert_string_equal(answer.words, "word");
+	}
+	return NULL;
+}
+
+/* Processes, because that is what owns the slot. */
+static void each_gets_the_answer_to_its_own_question(void **state)
+{
+	int n = 3 * 20, status = 0;
+	pthread_t thread;
+	pid_t pids[3];
+	void *area = mmap(NULL, SIZE, PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+
+	(void)state;
+	assert_ptr_not_equal(area, MAP_FAILED);
+	bb_format(&shared, area, SIZE);
+	bb_answers(&shared, true);
+	for (int i = 0; i < 3; i++) {
+		pids[i] = fork();
+		if (pids[i] == 0) {
+			asker(&i);
+			_exit(0);
+		}
+	}
+	assert_int_equal(pthread_create(&thread, NULL, host, &n), 0);
+	for (int i = 0; i < 3; i++) {
+		assert_int_equal(waitpid(pids[i], &status, 0), pids[i]);
+		assert_int_equal(status, 0);
+	}
+	pthread_join(thread, NULL);
+	assert_int_equal(atomic_load(&shared.head->slot.asked), n);
+	munmap(area, SIZE);
+}
+
+static void who_does_not_wait_leaves_the_slot_to_the_next(void **state)
+{
+	struct bb box = fresh();
+	struct bb_answer answer = { 0 };
+	uint32_t op, dimm;
+	uint64_t number;
+
+	(void)state;
+	bb_answers(&box, true);
+	assert_int_equal(bb_ask(&box, BB_WHERE, 7, SOON, &answer), -ETIMEDOUT);
+	/* Still open: nothing may be put over it. */
+	assert_int_equal(bb_ask(&box, BB_PLUG, 8, SOON, &answer), -EBUSY);
+	assert_true(bb_question(&box, &number, &op, &dimm));
+	assert_int_equal(op, BB_WHERE);
+	assert_int_equal(dimm, 7);
+	bb_answer(&box, number, &answer);
+	assert_false(bb_question(&box, &number, &op, &dimm));
+	assert_int_equal(bb_ask(&box, BB_PLUG, 8, SOON, &answer), -ETIMEDOUT); /* asked, at least */
+	assert_true(bb_question(&box, &number, &op, &dimm));
+	assert_int_equal(dimm, 8);
+}
+
+static void the_slot_of_a_dead_process_is_free(void **state)
+{
+	struct bb box = fresh();
+	struct bb_answer answer;
+	pid_t pid = fork();
+
+	(void)state;
+	if (pid == 0)
+		_exit(0);
+	assert_int_equal(waitpid(pid, NULL, 0), pid);
+	bb_answers(&box, true);
+	atomic_store(&box.head->slot.owner, (uint32_t)getppid()); /* alive */
+	assert_int_equal(bb_ask(&box, BB_WHERE, 0, SOON, &answer), -EBUSY);
+	assert_int_equal(atomic_load(&box.head->slot.asked), 0);
+	atomic_store(&box.head->slot.owner, (uint32_t)pid);
+	assert_int_equal(bb_ask(&box, BB_WHERE, 0, SOON, &answer), -ETIMEDOUT);
+	assert_int_equal(atomic_load(&box.head->slot.asked), 1);
+	assert_int_equal(atomic_load(&box.head->slot.owner), 0);
+}
+
+/* A guest whose only recorder is who asks must not be taken for dead. */
+static void waiting_beats(void **state)
+{
+	struct bb box = fresh();
+	struct bb_answer answer;
+	uint32_t beat = atomic_load(&box.head->beat);
+
+	(void)state;
+	bb_answers(&box, true);
+	assert_int_equal(bb_ask(&box, BB_WHERE, 0, SOON, &answer), -ETIMEDOUT);
+	assert_true(atomic_load(&box.head->beat) > beat);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -309,6 +447,11 @@ int main(void)
 		cmocka_unit_test(foreign_and_scribbled_boxes_do_no_harm),
 		cmocka_unit_test(several_writers_lose_nothing),
 		cmocka_unit_test(the_stage_only_grows),
+		cmocka_unit_test(who_is_alone_asks_nobody),
+		cmocka_unit_test(each_gets_the_answer_to_its_own_question),
+		cmocka_unit_test(who_does_not_wait_leaves_the_slot_to_the_next),
+		cmocka_unit_test(the_slot_of_a_dead_process_is_free),
+		cmocka_unit_test(waiting_beats),
 	};
 
 	return cmocka_run_group_tests_name("blackbox", tests, make, drop);

@@ -71,6 +71,31 @@ static void the_first_word_ends_the_negotiation(void **state)
 	assert_true(q.fd >= 0);
 }
 
+static void arguments_and_id_go_with_the_command(void **state)
+{
+	(void)state;
+	hear("{\"execute\":\"qmp_capabilities\"}\n");
+	assert_int_equal(qmp_execute_with(&q, "device_del", json_pack("{s:s}", "id", "a\"b"), 7), 0);
+	hear("{\"execute\":\"device_del\",\"arguments\":{\"id\":\"a\\\"b\"},\"id\":7}\n");
+	assert_int_equal(qmp_execute_with(&q, "query-memory-devices", NULL, 8), 0);
+	hear("{\"execute\":\"query-memory-devices\",\"id\":8}\n");
+	close(peer);
+	peer = -1;
+	assert_int_equal(qmp_execute_with(&q, "device_del", json_pack("{s:s}", "id", "x"), 9), -EPIPE);
+}
+
+static void a_command_that_does_not_fit_is_not_sent_in_part(void **state)
+{
+	char name[1024];
+
+	(void)state;
+	hear("{\"execute\":\"qmp_capabilities\"}\n");
+	memset(name, 'n', sizeof(name) - 1);
+	name[sizeof(name) - 1] = '\0';
+	assert_int_equal(qmp_execute_with(&q, "device_del", json_pack("{s:s}", "id", name), 1), -EMSGSIZE);
+	assert_int_equal(recv(peer, name, sizeof(name), MSG_DONTWAIT), -1);
+}
+
 static void a_message_may_come_in_pieces(void **state)
 {
 	static const char text[] = "{\"event\":\"GUEST_PANICKED\",\"data\":{\"action\":\"run\"}}\r\n";
@@ -364,6 +389,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		TEST(the_first_word_ends_the_negotiation),
+		TEST(arguments_and_id_go_with_the_command),
+		TEST(a_command_that_does_not_fit_is_not_sent_in_part),
 		TEST(a_message_may_come_in_pieces),
 		TEST(many_messages_may_come_at_once),
 		TEST(lines_that_are_no_json_are_dropped),

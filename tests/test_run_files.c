@@ -185,6 +185,17 @@ static void what_cannot_be_undone_keeps_the_log(void **state)
 	assert_false(exists("undo.log"));
 }
 
+/* Where nobody can plug it in again, it must not read as undone. */
+static void a_dimm_that_nobody_plugs_in_keeps_the_log(void **state)
+{
+	(void)state;
+	assert_int_equal(undo_open(in_dir("undo.log")), 0);
+	assert_int_equal(undo_note("dimm", "0", NULL), 0);
+	assert_int_equal(undo_note("dimm", "none", NULL), 0);
+	assert_int_equal(quietly(play, "undo.log"), 2);
+	assert_true(exists("undo.log"));
+}
+
 /* A line that was cut off was never on disk when its change would have been made, and half of 120 is not 120. */
 static void a_last_line_that_was_cut_off_is_not_played(void **state)
 {
@@ -732,6 +743,7 @@ int main(void)
 		TEST(a_note_that_does_not_fit_is_refused),
 		TEST(garbage_is_counted_and_the_rest_is_undone),
 		TEST(what_cannot_be_undone_keeps_the_log),
+		TEST(a_dimm_that_nobody_plugs_in_keeps_the_log),
 		TEST(a_last_line_that_was_cut_off_is_not_played),
 		TEST(no_log_is_nothing_to_undo),
 		TEST(the_journal_grows_by_lines),

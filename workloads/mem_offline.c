@@ -16,24 +16,22 @@
 #include "base/spawn.h"
 #include "hotplug/detector.h"
 #include "hotplug/memblock.h"
+#include "hotplug/pins.h"
 #include "hotplug/policy.h"
 #include "hotplug/reasons.h"
+#include "hotplug/stress.h"
 #include "run/undo.h"
 #include "run/workload.h"
-#include "hotplug/pins.h"
 
 #include <errno.h>
 #include <inttypes.h>
 #include <limits.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 
 #define KNOB_BOUND    "mem_offline.bound_ms"
 #define KNOB_BACK_OFF "mem_offline.back_off"
-#define STRESSOR      "stress-ng"
-#define WARM_MS	      3000  /* until the stressors have touched what they hold */
 #define END_MS	      70000 /* before the deadline of the load: to end a try (memblock_kill()), bring all back, tell */
 #define LOOKS	      4	    /* in a row with the same cycle, besides the time that it must stay */
 #define HOLD_S	      10    /* longer than tasks of a slow system stand still */
@@ -336,39 +334,6 @@ static int one_round(struct offline *a)
 	return err;
 }
 
-/* --- What uses the memory --- */
-
-static pid_t start_stress(const struct offline *a)
-{
-	uint64_t bytes = a->n * a->block_bytes / 100 * a->o->stress_pct;
-	char number[24], size[32], timeout[24];
-	const char *argv[] = { STRESSOR,      "--vm",	      number,	     "--vm-bytes", size,
-			       "--vm-keep",   "--vm-method",  "write64",     "--timeout",  timeout,
-			       "--temp-path", a->c->work_dir, "--oom-avoid", NULL };
-
-	if (!a->o->stressors)
-		return 0;
-	snprintf(number, sizeof(number), "%" PRIu64, a->o->stressors);
-	snprintf(size, sizeof(size), "%" PRIu64 "K", bytes / a->o->stressors / 1024);
-	snprintf(timeout, sizeof(timeout), "%" PRId64, (int64_t)((a->c->deadline_ns - clock_ns()) / NS_PER_S + 60));
-	return cell_tool_start(a->c, "stress", argv);
-}
-
-static int stop_stress(const struct offline *a, pid_t pid)
-{
-	int rc;
-
-	if (pid <= 0)
-		return 0;
-	kill(pid, SIGTERM);
-	rc = cell_wait(a->c, STRESSOR, pid);
-	/* 128 + SIGTERM, or its own 0: it was we who ended it. 2 is a failure, 3 no resources (stress-ng(1)). */
-	if (rc == 0 || rc == 128 + SIGTERM)
-		return 0;
-	cell_fail(a->c, "stress-ng ended with %d, see stress.err", rc);
-	return -ECANCELED;
-}
-
 /* --- Hooks --- */
 
 static int note_block(const struct policy_block *b)
@@ -505,14 +470,14 @@ static int run(struct cell *c)
 		cell_fail(c, "what holds pages: %s", strerror(-err));
 		return err;
 	}
-	stress = start_stress(a);
+	stress = stress_start(c, o->stressors, a->n * a->block_bytes / 100 * o->stress_pct);
 	if (stress < 0) {
 		cell_fail(c, "stress-ng: %s", strerror(-stress));
 		return stress;
 	}
-	clock_sleep_ms(stress ? WARM_MS : 0);
+	clock_sleep_ms(stress ? STRESS_WARM_MS : 0);
 	err = do_rounds(a);
-	ended = stop_stress(a, stress);
+	ended = stress_stop(c, stress);
 	err = err ? err : ended;
 	ended = pins_stop(&pins);
 	reasons_close(&a->reasons);

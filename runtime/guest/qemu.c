@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "base/spawn.h"
+#include "guest/dimm.h"
 #include "guest/qmp.h"
 
 #include <errno.h>
@@ -19,6 +20,7 @@
 
 #define MAX_ARGS     64
 #define POLL_MS	     100
+#define ASK_POLL_MS  10	  /* of a guest with DIMMs, whose questions are timed */
 #define POWER_OFF_MS 5000 /* from "done" to the end of QEMU; a kernel with stuck tasks may never get there */
 #define QUIT_MS	     2000
 #define PANIC_MS     3000 /* from the panic event to the reset: the kernel is printing */
@@ -204,7 +206,7 @@ struct watch {
 	uint32_t beat;
 };
 
-static void look_at_events(struct qmp *qmp, struct watch *w)
+static void look_at_events(struct qmp *qmp, struct watch *w, struct dimms *dimms)
 {
 	json_t *message;
 
@@ -213,6 +215,7 @@ static void look_at_events(struct qmp *qmp, struct watch *w)
 
 		if (event && strcmp(event, "GUEST_PANICKED") == 0 && !w->panic_ns)
 			w->panic_ns = clock_ns();
+		dimm_hear(dimms, message);
 		json_decref(message);
 	}
 }
@@ -274,17 +277,23 @@ int guest_run(const struct guest_config *g, struct bb *box, guest_progress_fn *p
 {
 	struct watch w = { .config = g, .begin_ns = clock_ns() };
 	struct qmp qmp = { .fd = -1 };
+	struct dimms dimms = { 0 };
 	bool ended_by_us = false;
-	int err = 0, status = 0;
+	int err = 0, status = 0, poll_ms = g->dimms ? ASK_POLL_MS : POLL_MS;
+	int64_t progress_due_ns = 0;
 	pid_t pid = start_qemu(g, &qmp, &err);
 
 	if (pid < 0)
 		return err;
+	if (box)
+		dimm_start(&dimms, &qmp, box, g->dimms, g->dimm_mib);
 	for (;;) {
-		poll(&(struct pollfd){ .fd = qmp.fd, .events = POLLIN }, 1, POLL_MS);
-		look_at_events(&qmp, &w);
-		if (box)
+		poll(&(struct pollfd){ .fd = qmp.fd, .events = POLLIN }, 1, poll_ms);
+		look_at_events(&qmp, &w, &dimms);
+		if (box) {
 			look_at_box(box, &w);
+			dimm_look(&dimms, clock_ns());
+		}
 		if (waitpid(pid, &status, WNOHANG) == pid)
 			break;
 		if (must_end(&w, &result->end)) {
@@ -292,12 +301,14 @@ int guest_run(const struct guest_config *g, struct bb *box, guest_progress_fn *p
 			end_qemu(pid, &qmp, &status);
 			break;
 		}
-		if (progress)
+		if (progress && clock_ns() >= progress_due_ns) {
 			progress(box, (double)(clock_ns() - w.begin_ns) / 1e9, arg);
+			progress_due_ns = clock_ns() + POLL_MS * NS_PER_MS;
+		}
 		if (qmp.fd < 0)
 			clock_sleep_ms(POLL_MS);
 	}
-	look_at_events(&qmp, &w);
+	look_at_events(&qmp, &w, &dimms);
 	if (qmp.fd >= 0)
 		close(qmp.fd);
 	if (box)

@@ -17,18 +17,37 @@ void qmp_start(struct qmp *q, int fd)
 	qmp_execute(q, "qmp_capabilities");
 }
 
-int qmp_execute(struct qmp *q, const char *name)
+static int send_line(struct qmp *q, const char *line, size_t len)
 {
-	char line[128];
-	int len = snprintf(line, sizeof(line), "{\"execute\":\"%s\"}\n", name);
 	ssize_t n;
 
 	if (q->fd < 0)
 		return -ENOTCONN;
-	n = send(q->fd, line, (size_t)len, MSG_NOSIGNAL);
+	n = send(q->fd, line, len, MSG_NOSIGNAL);
 	if (n < 0)
 		return -errno;
-	return n == len ? 0 : -EIO;
+	return n == (ssize_t)len ? 0 : -EIO;
+}
+
+int qmp_execute(struct qmp *q, const char *name)
+{
+	char line[128];
+	int len = snprintf(line, sizeof(line), "{\"execute\":\"%s\"}\n", name);
+
+	return send_line(q, line, (size_t)len);
+}
+
+int qmp_execute_with(struct qmp *q, const char *name, json_t *arguments, json_int_t id)
+{
+	json_t *command = json_pack("{s:s, s:o*, s:I}", "execute", name, "arguments", arguments, "id", id);
+	char line[512];
+	size_t len = command ? json_dumpb(command, line, sizeof(line) - 1, JSON_COMPACT) : 0;
+
+	json_decref(command);
+	if (!len || len > sizeof(line) - 1)
+		return -EMSGSIZE;
+	line[len] = '\n';
+	return send_line(q, line, len + 1);
 }
 
 static json_t *take_line(struct qmp *q)

@@ -19,6 +19,8 @@ struct qmp {
 void qmp_start(struct qmp *q, int fd);
 /* Send {"execute": NAME}. The answer is not waited for. 0 or -errno. */
 int qmp_execute(struct qmp *q, const char *name);
+/* The same with arguments (NULL: none; taken over, whatever comes of it) and the id that its answer will have. */
+int qmp_execute_with(struct qmp *q, const char *name, json_t *arguments, json_int_t id);
 /*
  * The next message that has arrived, or NULL if there is none now. Owned by the caller. A line that is not JSON is
  * dropped; at the end of the connection fd becomes -1.

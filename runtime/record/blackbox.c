@@ -1,8 +1,11 @@
 // SPDX-License-Identifier: MIT
 #include "record/blackbox.h"
 
+#include "base/clock.h"
+
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -12,6 +15,7 @@
 #define ALIGN	     8U
 #define COMMITTED    1U
 #define MAX_TURNS    (UINT64_C(1) << 48) /* more than a ring can make; a reader's counting must not wrap */
+#define ASK_MS	     5			 /* between two looks for the answer */
 #define SAMPLE_BYTES 16384		 /* 13 KiB with the slab caches of a Debian kernel */
 
 struct record {
@@ -239,6 +243,79 @@ void bb_stage(struct bb *box, enum bb_stage stage)
 void bb_beat(struct bb *box)
 {
 	atomic_fetch_add(&box->head->beat, 1);
+}
+
+static bool take_slot(struct bb_slot *slot)
+{
+	uint32_t owner = atomic_load(&slot->owner), self = (uint32_t)getpid();
+
+	if (owner && (kill((pid_t)owner, 0) == 0 || errno != ESRCH))
+		return false;
+	return atomic_compare_exchange_strong(&slot->owner, &owner, self);
+}
+
+static bool caught_up(struct bb_slot *slot)
+{
+	return atomic_load_explicit(&slot->answered, memory_order_acquire) == atomic_load(&slot->asked);
+}
+
+static bool wait_until(struct bb *box, bool (*is_so)(struct bb_slot *), int64_t deadline_ns)
+{
+	while (!is_so(&box->head->slot)) {
+		if (clock_ns() >= deadline_ns)
+			return false;
+		bb_beat(box);
+		clock_sleep_ms(ASK_MS);
+	}
+	return true;
+}
+
+int bb_ask(struct bb *box, enum bb_op op, uint32_t dimm, int64_t deadline_ns, struct bb_answer *answer)
+{
+	struct bb_slot *slot = &box->head->slot;
+	int err = -EBUSY;
+
+	memset(answer, 0, sizeof(*answer));
+	if (!atomic_load(&slot->answers))
+		return -EOPNOTSUPP;
+	if (!wait_until(box, take_slot, deadline_ns))
+		return -EBUSY;
+	/* Of one before us, who did not wait for his answer. */
+	if (wait_until(box, caught_up, deadline_ns)) {
+		slot->op = op;
+		slot->dimm = dimm;
+		atomic_fetch_add(&slot->asked, 1);
+		err = wait_until(box, caught_up, deadline_ns) ? 0 : -ETIMEDOUT;
+	}
+	if (!err)
+		*answer = slot->answer;
+	atomic_store(&slot->owner, 0);
+	return err ? err : answer->err;
+}
+
+void bb_answers(struct bb *box, bool yes)
+{
+	atomic_store(&box->head->slot.answers, yes);
+}
+
+bool bb_question(const struct bb *box, uint64_t *number, uint32_t *op, uint32_t *dimm)
+{
+	const struct bb_slot *slot = &box->head->slot;
+
+	*number = atomic_load_explicit(&slot->asked, memory_order_acquire);
+	if (*number == atomic_load(&slot->answered))
+		return false;
+	*op = slot->op;
+	*dimm = slot->dimm;
+	return true;
+}
+
+void bb_answer(struct bb *box, uint64_t number, const struct bb_answer *answer)
+{
+	struct bb_slot *slot = &box->head->slot;
+
+	slot->answer = *answer;
+	atomic_store_explicit(&slot->answered, number, memory_order_release);
 }
 
 uint64_t bb_bytes(const struct bb *box)

@@ -17,6 +17,9 @@
  *
  * The header page carries what the other side must know while it runs (stage, heartbeat, a few live figures), the
  * page area behind it what the host hands in (the cell's specification).
+ *
+ * The header has a slot as well by which the recorded machine asks something of the host: to take a DIMM out, or to put
+ * one in. See struct bb_slot.
  */
 #ifndef HEADROOM_BLACKBOX_H
 #define HEADROOM_BLACKBOX_H
@@ -27,7 +30,7 @@
 #include <stdint.h>
 
 #define BB_MAGIC       0x786f626d6f6f7268ULL /* "hroombox" */
-#define BB_VERSION     2
+#define BB_VERSION     3
 #define BB_SPEC_OFFSET 4096
 #define BB_SPEC_MAX    (64 * 1024 - 4096)
 #define BB_LOG_OFFSET  (64 * 1024)
@@ -65,6 +68,38 @@ struct bb_part {
 	_Atomic uint64_t records;
 };
 
+/* What can be asked of the host. Zero is nothing. */
+enum bb_op {
+	BB_WHERE = 1, /* the DIMM's address and size */
+	BB_UNPLUG,
+	BB_PLUG,
+};
+
+#define BB_WORDS 192
+
+struct bb_answer {
+	int32_t err;		 /* 0 or -errno */
+	char words[BB_WORDS];	 /* where there is an error: QEMU's own words, if it had any; always terminated */
+	uint64_t address, bytes; /* of the DIMM, which is plugged in: not of BB_UNPLUG */
+	uint64_t plugged_bytes;	 /* all hot-pluggable memory that the host counts afterwards */
+};
+
+/*
+ * One question at a time. Each word has one side that writes it:
+ *
+ * - `answers` is the host's: somebody looks at the slot.
+ * - `owner`, `op`, `dimm`, `asked` are the asking machine's. A process takes the slot by putting its process id where a
+ *   zero is, or the id of one that is dead; it may write the others once `answered` has caught up with `asked`, and
+ *   gives the slot back when it has read the answer or does not want to wait any longer.
+ * - `answer`, `answered` are the host's, from when `asked` differs from `answered` until it has made them the same.
+ */
+struct bb_slot {
+	_Atomic uint32_t answers, owner;
+	uint32_t op, dimm;		  /* enum bb_op, and of which DIMM */
+	_Atomic uint64_t asked, answered; /* numbers of questions */
+	struct bb_answer answer;
+};
+
 struct bb_header {
 	uint64_t magic;
 	uint32_t version;
@@ -84,7 +119,10 @@ struct bb_header {
 	/* Written by the recorder after every sample, so that they are true even if it never gets to its end. */
 	_Atomic uint64_t samples_taken, samples_missed, kmsg_lost;
 	_Atomic uint64_t late_max_ns;
+	struct bb_slot slot;
 };
+
+_Static_assert(sizeof(struct bb_header) <= BB_SPEC_OFFSET, "the header has one page");
 
 struct bb_record {
 	enum bb_type type;
@@ -129,6 +167,20 @@ uint64_t bb_bytes(const struct bb *box);
 /* Grow the stage; a smaller one is ignored. */
 void bb_stage(struct bb *box, enum bb_stage stage);
 void bb_beat(struct bb *box);
+
+/*
+ * Ask the host and wait for the answer until the deadline (CLOCK_MONOTONIC), beating meanwhile. Returns the answer's
+ * err, or -EOPNOTSUPP: there is nobody who answers; -EBUSY: another question was open until the deadline; -ETIMEDOUT:
+ * ours was, and it may still be done.
+ */
+int bb_ask(struct bb *box, enum bb_op op, uint32_t dimm, int64_t deadline_ns, struct bb_answer *answer);
+
+/* The host's side: say whether questions are answered, */
+void bb_answers(struct bb *box, bool yes);
+/* take up the question that is open, if there is one (nothing in it can be relied on), */
+bool bb_question(const struct bb *box, uint64_t *number, uint32_t *op, uint32_t *dimm);
+/* and answer it. */
+void bb_answer(struct bb *box, uint64_t number, const struct bb_answer *answer);
 
 /* A reader's place in one area. */
 struct bb_cursor {

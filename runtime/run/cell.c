@@ -212,6 +212,25 @@ int cell_drop(void)
 	return slab_shrink_all(&files) ? -EIO : 0;
 }
 
+int cell_dimm(enum cell_dimm_op op, unsigned index, int64_t deadline_ns, struct cell_dimm *answer)
+{
+	static const enum bb_op ops[] = {
+		[CELL_DIMM_WHERE] = BB_WHERE, [CELL_DIMM_UNPLUG] = BB_UNPLUG, [CELL_DIMM_PLUG] = BB_PLUG
+	};
+	struct bb_answer said;
+	int err;
+
+	*answer = (struct cell_dimm){ .words = "nobody answers" };
+	if (!events_to)
+		return -EOPNOTSUPP;
+	err = bb_ask(events_to, ops[op], index, deadline_ns, &said);
+	answer->address = said.address;
+	answer->bytes = said.bytes;
+	answer->plugged_bytes = said.plugged_bytes;
+	snprintf(answer->words, sizeof(answer->words), "%s", *said.words ? said.words : err ? strerror(-err) : "");
+	return err;
+}
+
 static bool declared(const struct cell *c, const char *name)
 {
 	for (const struct metric *m = c->workload->metrics; m && m->name; m++)

@@ -2,6 +2,7 @@
 #include "run/scenario.h"
 
 #include "base/paths.h"
+#include "guest/dimm.h"
 #include "record/blackbox.h"
 #include "run/mitigation.h"
 #include "run/verdict.h"
@@ -26,7 +27,7 @@ static const char *const lru_gen_choices[] = { "off", "on", "as-is", NULL };
 #define FIELD(name) offsetof(struct scenario_opts, name)
 const struct opt scenario_options[] = {
 	{ "memory", OPT_U64, FIELD(memory), "768", 192, 1 << 20, NULL, "MiB", "memory of the guest" },
-	{ "dimms", OPT_U64, FIELD(dimms), "0", 0, 8, NULL, NULL,
+	{ "dimms", OPT_U64, FIELD(dimms), "0", 0, DIMM_MAX, NULL, NULL,
 	  "that the guest has beside, whose memory is for movable pages only and can be taken away again" },
 	{ "dimm_mib", OPT_U64, FIELD(dimm_mib), "256", 128, 65536, NULL, "MiB", "size of each, a multiple of 128" },
 	{ "cpus", OPT_U64, FIELD(cpus), "2", 1, 64, NULL, NULL, "processors of the guest" },

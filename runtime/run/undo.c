@@ -7,6 +7,8 @@
 #include "cgroups/scope.h"
 #include "dev/dmdev.h"
 #include "dev/swapdev.h"
+#include "hotplug/memrange.h"
+#include "run/workload.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -18,6 +20,7 @@
 #define LINE_MAX_BYTES 1024
 #define TREE_MS	       10000
 #define SWAPOFF_MS     20000 /* it reads back what is still out there */
+#define DIMM_MS	       25000 /* the host bounds plugging in; then its blocks come online */
 #define RMDIR_TRIES    100   /* of 20 ms: a group is busy until its last process is reaped */
 
 static int log_fd = -1;
@@ -70,6 +73,28 @@ static int block_online(const char *path, const char *state)
 	return sysfile_write(path, state);
 }
 
+/* Blocks come online by themselves; before that their own lines, which are next, would find nothing. */
+static int plug_in(const char *number)
+{
+	int64_t deadline_ns = clock_ns() + DIMM_MS * NS_PER_MS;
+	struct cell_dimm answer;
+	unsigned dimm;
+	int err;
+
+	if (sscanf(number, "%u", &dimm) != 1)
+		return -EINVAL;
+	err = cell_dimm(CELL_DIMM_WHERE, dimm, deadline_ns, &answer);
+	if (err != -ENODEV)
+		return err;
+	err = cell_dimm(CELL_DIMM_PLUG, dimm, deadline_ns, &answer);
+	while (!err && !memrange_is_online(MEMBLOCK_ROOT, &(struct memrange){ answer.address, answer.bytes })) {
+		if (clock_ns() >= deadline_ns)
+			return -ETIMEDOUT;
+		clock_sleep_ms(20);
+	}
+	return err;
+}
+
 static int undo_line(char *line)
 {
 	char *rest = line;
@@ -90,6 +115,8 @@ static int undo_line(char *line)
 		err = scope_destroy(what, clock_ns() + TREE_MS * NS_PER_MS);
 	else if (strcmp(kind, "memory-block") == 0)
 		err = block_online(what, old);
+	else if (strcmp(kind, "dimm") == 0)
+		err = plug_in(what);
 	else if (strcmp(kind, "swap") == 0)
 		err = swapdev_off(what, SWAPOFF_MS);
 	if (err == -ENOENT || err == -ENXIO)

@@ -6,7 +6,7 @@
  * A line is KIND<tab>WHAT<tab>OLD: `knob` (write OLD back into the file WHAT), `dm` (remove the device WHAT), `cgroup`
  * (remove the group's directory WHAT), `cgroup-tree` (kill all in the group of the name WHAT, remove it with all
  * below), `swap` (swap off from the device WHAT), `memory-block` (write OLD into its state, the file WHAT, unless it is
- * online).
+ * online), `dimm` (have the host plug in the guest's DIMM of the number WHAT, unless it is in).
  */
 #ifndef HEADROOM_UNDO_H
 #define HEADROOM_UNDO_H

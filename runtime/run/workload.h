@@ -19,6 +19,7 @@
 #include <sys/types.h>
 
 struct facts;
+struct jsonw;
 
 /* What one cell gives to one workload. */
 struct cell {
@@ -161,6 +162,24 @@ void cell_device(const char *name, const char *kernel_name);
  * uses, empty and partly empty slabs. 0 or -errno. It is felt by all loads of the cell.
  */
 int cell_drop(void);
+
+enum cell_dimm_op { CELL_DIMM_WHERE, CELL_DIMM_UNPLUG, CELL_DIMM_PLUG };
+
+/* What the host says to it. */
+struct cell_dimm {
+	uint64_t address, bytes; /* of the DIMM, where it is plugged in */
+	uint64_t plugged_bytes;	 /* all hot-pluggable memory that QEMU counts afterwards */
+	char words[192];	 /* where there is an error: the host's reason */
+};
+
+/*
+ * Ask the host where a DIMM of this guest is (they are numbered from 0), to take it out, or to put it in. It comes back
+ * when that is done. 0 or -errno: -EOPNOTSUPP: nobody is there who could (no guest); -EINVAL: the guest never had a
+ * DIMM of that number; -ENODEV: it is out; -EBUSY: the kernel keeps it, or the host is busy; -ETIMEDOUT: the kernel did
+ * not say, or the deadline (CLOCK_MONOTONIC) came first, and it may still be done.
+ */
+int cell_dimm(enum cell_dimm_op op, unsigned index, int64_t deadline_ns, struct cell_dimm *answer);
+
 /* Tasks wait for each other, in words and as members (cell_event_with()): the cell's verdict becomes `deadlock`. */
 void cell_deadlock(const struct cell *c, void (*add)(struct jsonw *j, const void *arg), const void *arg,
 		   const char *words);

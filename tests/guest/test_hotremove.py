@@ -80,3 +80,32 @@ def test_the_selftest_takes_its_share_of_all_blocks(results):
     went = [event for event in tries if "errno" not in event]
     assert len(went) == 2, "a tenth of eleven or so, rounded up"
     assert cell(run, "001-before-1")["metrics"]["left_offline"] == 0
+
+
+def test_a_dimm_goes_and_comes_back(results):
+    """The cell itself checks each place where memory is accounted; here, that the record says what happened."""
+    done = headroom("run", "dimm-unplug", "--kernel", "6.1", "--set", "dimm-unplug.rounds=2", "--out", results)
+    assert done.returncode == 0, done.stderr
+    run = only_run(results)
+    got = cell(run, "001-before-1")
+    metrics, seen = got["metrics"], events(run, "001-before-1")
+    assert got["verdict"] == "ok", got["reason"]
+    assert metrics["rounds"] == 2 and metrics["unplugged_mib"] == 512
+    assert metrics["left_offline"] == 0 and metrics["not_back"] == 0
+    out = [e for e in seen if e["kind"] == "unplug"]
+    assert [e["dimm"] for e in out if "errno" not in e] == [0, 1], "another one each time"
+    assert metrics["unplugs_refused"] == sum("errno" in e for e in out)
+    back = [e for e in seen if e["kind"] == "plug"]
+    assert [(e["dimm"], e["mib"]) for e in back] == [(0, 256), (1, 256)] and not any("errno" in e for e in back)
+    assert 0 < metrics["unplug_p50_ms"] <= metrics["unplug_max_ms"]
+    assert metrics["plug_max_ms"] == max(e["took_ms"] for e in back)
+    # The recorder saw the memory go and come, by itself.
+    movable = [s["zone_movable"]["managed_kib"] for s in lines(run, "001-before-1", "samples.jsonl")]
+    assert max(movable) - min(movable) >= 256 * 1024 and movable[-1] == max(movable)
+    assert_nothing_left(run)
+
+
+def test_without_dimms_there_is_nothing_to_unplug(results):
+    done = headroom("run", "dimm-unplug", "--kernel", "6.1", "--set", "scenario.dimms=0", "--out", results)
+    got = cell(only_run(results), "001-before-1")
+    assert got["verdict"] == "skipped" and "scenario.dimms" in got["reason"], done.stderr
