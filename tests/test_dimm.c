@@ -174,6 +174,30 @@ static void a_dimm_comes_and_is_found(void **state)
 	assert_int_equal(slot->answer.bytes, 256 << 20);
 }
 
+static void a_dimm_that_came_back_can_go_again(void **state)
+{
+	char line[128];
+	int id = 0;
+
+	(void)state;
+	ask(BB_UNPLUG, 0);
+	say(RETURNED, ++id);
+	say_deleted("dimm0");
+	say(RETURNED, ++id);
+	say("{\"return\":{\"plugged-memory\":0},\"id\":%d}\n", ++id);
+	expect_answer(0, "");
+	ask(BB_PLUG, 0);
+	say(RETURNED, ++id);
+	say(RETURNED, ++id);
+	say("{\"return\":[{\"data\":{\"id\":\"dimm0\",\"addr\":8,\"size\":4}}],\"id\":%d}\n", ++id);
+	say("{\"return\":{\"plugged-memory\":4},\"id\":%d}\n", ++id);
+	expect_answer(0, "");
+	recv(peer, (char[2048]){ 0 }, 2048, MSG_DONTWAIT);
+	ask(BB_UNPLUG, 0);
+	snprintf(line, sizeof(line), "{\"execute\":\"device_del\",\"arguments\":{\"id\":\"dimm0\"},\"id\":%d}\n", ++id);
+	hear(line);
+}
+
 static void a_dimm_that_is_not_there_is_said_not_to_be(void **state)
 {
 	(void)state;
@@ -400,6 +424,7 @@ int main(void)
 		TEST(a_dimm_goes_and_its_memory_with_it),
 		TEST(the_event_may_come_first),
 		TEST(a_dimm_comes_and_is_found),
+		TEST(a_dimm_that_came_back_can_go_again),
 		TEST(a_dimm_that_is_not_there_is_said_not_to_be),
 		TEST(what_qemu_refuses_is_said_in_its_words),
 		TEST(a_dimm_that_cannot_come_leaves_no_memory),

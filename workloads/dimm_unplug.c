@@ -10,6 +10,7 @@
 #include "base/jsonw.h"
 #include "base/latency.h"
 #include "base/sysfile.h"
+#include "hotplug/block_event.h"
 #include "hotplug/memrange.h"
 #include "hotplug/stress.h"
 #include "run/undo.h"
@@ -35,9 +36,9 @@ struct unplug_opts {
 static const struct opt unplug_options[] = {
 	{ "rounds", OPT_U64, FIELD(rounds), "5", 1, 1000000, NULL, NULL,
 	  "of taking a DIMM out and putting it in, another one each time" },
-	{ "try_ms", OPT_U64, FIELD(try_ms), "30000", 1, 3600000, NULL, "ms",
+	{ "try_ms", OPT_U64, FIELD(try_ms), "60000", 1, 3600000, NULL, "ms",
 	  "after which an attempt to take a block offline is given up, and made again" },
-	{ "out_s", OPT_U64, FIELD(out_s), "120", 1, 86400, NULL, "s", "that a DIMM may take to get out, all attempts" },
+	{ "out_s", OPT_U64, FIELD(out_s), "240", 1, 86400, NULL, "s", "that a DIMM may take to get out, all attempts" },
 	{ "back_s", OPT_U64, FIELD(back_s), "30", 1, 86400, NULL, "s",
 	  "that its blocks may take to be online when it is in again" },
 	{ "stressors", OPT_U64, FIELD(stressors), "1", 0, 64, NULL, NULL,
@@ -176,41 +177,17 @@ static void tell_change(const char *kind, const struct change *s, const char *wo
 			s->err ? words : "done", (double)s->took_ns / NS_PER_MS);
 }
 
-struct try_event {
-	unsigned id;
-	const struct memblock_try *try;
-};
-
-/* As mem-offline tells of them. */
-static void add_try(struct jsonw *j, const void *arg)
-{
-	const struct try_event *e = arg;
-
-	jsonw_str(j, "workload", all.c->workload->name);
-	jsonw_u64(j, "block", e->id);
-	jsonw_u64(j, "round", all.round + 1);
-	jsonw_u64(j, "mib", all.block_bytes >> 20);
-	jsonw_fixed(j, "took_ms", e->try->took_ns / 1000, 3);
-	if (e->try->err)
-		jsonw_str(j, "errno", strerrorname_np(-e->try->err));
-	if (e->try->ended)
-		jsonw_bool(j, "ended", true);
-	if (*e->try->where)
-		jsonw_str(j, "where", e->try->where);
-	jsonw_u64(j, "migrated", e->try->migrated);
-	jsonw_u64(j, "failed", e->try->failed);
-}
-
 static bool try_offline(struct unplug *a, unsigned id, int64_t deadline_ns)
 {
 	struct memblock_try t =
 		memblock_write(MEMBLOCK_ROOT, id, "offline", (int64_t)a->o->try_ms * NS_PER_MS, deadline_ns);
-	struct try_event e = { id, &t };
+	struct block_event e = { .workload = a->c->workload->name,
+				 .block = id,
+				 .block_bytes = a->block_bytes,
+				 .round = a->round + 1,
+				 .try = &t };
 
-	cell_event_with("offline", add_try, &e,
-			"memory%u: %s%s after %.1f ms, %" PRIu64 " pages moved, %" PRIu64 " failures", id,
-			t.err ? strerror(-t.err) : "done", t.ended ? " (ended by us)" : "",
-			(double)t.took_ns / NS_PER_MS, t.migrated, t.failed);
+	block_event_tell("offline", &e);
 	a->offlines_refused += t.err != 0;
 	return !t.err;
 }

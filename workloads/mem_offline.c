@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/latency.h"
 #include "base/spawn.h"
+#include "hotplug/block_event.h"
 #include "hotplug/detector.h"
 #include "hotplug/memblock.h"
 #include "hotplug/pins.h"
@@ -165,49 +166,6 @@ static void count_refusal(struct offline *a, int err)
 	a->refused[i]++;
 }
 
-/* What the record says of a try. */
-struct try_event {
-	const struct offline *all;
-	const struct policy_block *block;
-	const struct memblock_try *try;
-	char reason[128];
-	uint64_t pause_ms;
-};
-
-static void add_try(struct jsonw *j, const void *arg)
-{
-	const struct try_event *e = arg;
-
-	jsonw_str(j, "workload", e->all->c->workload->name);
-	jsonw_u64(j, "block", e->block->id);
-	jsonw_u64(j, "round", e->all->round);
-	jsonw_u64(j, "mib", e->all->block_bytes >> 20);
-	jsonw_fixed(j, "took_ms", e->try->took_ns / 1000, 3);
-	if (e->try->err)
-		jsonw_str(j, "errno", strerrorname_np(-e->try->err));
-	if (e->try->ended)
-		jsonw_bool(j, "ended", true);
-	if (*e->reason)
-		jsonw_str(j, "reason", e->reason);
-	if (*e->try->where)
-		jsonw_str(j, "where", e->try->where);
-	jsonw_u64(j, "migrated", e->try->migrated);
-	jsonw_u64(j, "failed", e->try->failed);
-	jsonw_u64(j, "refusals", e->block->refusals);
-	if (e->pause_ms)
-		jsonw_u64(j, "pause_ms", e->pause_ms);
-}
-
-static void tell_try(struct try_event *e, const char *kind)
-{
-	const struct memblock_try *t = e->try;
-
-	cell_event_with(kind, add_try, e,
-			"memory%u: %s%s after %.1f ms%s%s, %" PRIu64 " pages moved, %" PRIu64 " failures", e->block->id,
-			t->err ? strerror(-t->err) : "done", t->ended ? " (ended by us)" : "",
-			(double)t->took_ns / NS_PER_MS, *e->reason ? ", " : "", e->reason, t->migrated, t->failed);
-}
-
 static void add_deadlock(struct jsonw *j, const void *arg)
 {
 	const struct offline *a = arg;
@@ -237,16 +195,27 @@ static struct memblock_try watched_try(struct offline *a, unsigned id, bool *cut
 	return t;
 }
 
+static struct block_event event_of(const struct offline *a, const struct policy_block *b, const struct memblock_try *t)
+{
+	return (struct block_event){ .workload = a->c->workload->name,
+				     .block = b->id,
+				     .block_bytes = a->block_bytes,
+				     .round = a->round,
+				     .try = t };
+}
+
 static bool try_offline(struct offline *a, struct policy_block *b)
 {
 	bool cut = false;
 	struct memblock_try t = watched_try(a, b->id, &cut);
-	struct try_event e = { .all = a, .block = b, .try = &t };
+	char reason[128] = "";
+	struct block_event e = event_of(a, b, &t);
 
-	if (t.err)
-		reasons_last(&a->reasons, b->begin, e.reason, sizeof(e.reason));
+	if (t.err && reasons_last(&a->reasons, b->begin, reason, sizeof(reason)))
+		e.reason = reason;
 	e.pause_ms = policy_tried(&a->policy, b, a->round, ++a->turn, !t.err, clock_ns());
-	tell_try(&e, cut ? "offline-cut" : "offline");
+	e.refusals = b->refusals;
+	block_event_tell(cut ? "offline-cut" : "offline", &e);
 	a->migrated += t.migrated;
 	a->failed += t.failed;
 	if (cut)
@@ -267,7 +236,7 @@ static int bring_back(struct offline *a)
 
 	for (size_t i = 0; i < a->n; i++) {
 		struct policy_block *b = &a->blocks[i];
-		struct try_event e = { .all = a, .block = b };
+		struct block_event e;
 		struct memblock_try t;
 
 		if (!b->offline)
@@ -275,8 +244,8 @@ static int bring_back(struct offline *a)
 		/* "online": into the zone that the kernel chooses, which for a DIMM that came online_movable is that.
 		 */
 		t = memblock_write(MEMBLOCK_ROOT, b->id, b->online, 0, a->c->deadline_ns);
-		e.try = &t;
-		tell_try(&e, "online");
+		e = event_of(a, b, &t);
+		block_event_tell("online", &e);
 		if (t.err) {
 			cell_fail(a->c, "memory%u does not come back: %s", b->id, strerror(-t.err));
 			err = t.err;
