@@ -215,6 +215,72 @@ static void without_a_mark_the_two_clocks_count_as_one(void **state)
 	json_decref(events);
 }
 
+static void load(const char *kind, const char *workload, int t)
+{
+	char line[160];
+
+	snprintf(line, sizeof(line), "{\"t\":%d.000000,\"kind\":\"load-%s\",\"workload\":\"%s\",\"raw\":\"\"}\n", t,
+		 kind, workload);
+	put(BB_EVENT, line);
+}
+
+static json_t *active_at(const json_t *events, double t)
+{
+	json_t *event;
+	size_t i;
+
+	json_array_foreach (events, i, event)
+		if (strcmp(string(event, "kind"), "stuck") == 0 && fabs(time_of(event) + START_NS / 1e9 - t) < 0.5)
+			return json_object_get(event, "active");
+	return NULL;
+}
+
+static void a_stall_says_whose_load_was_under_way(void **state)
+{
+	json_t *events, *active;
+
+	(void)state;
+	/* Not in order of time: the box is written by several. */
+	for (int t = 2; t <= 8; t += 2) {
+		char line[160];
+
+		snprintf(line, sizeof(line), "{\"t\":%d.000000,\"kind\":\"stuck\",\"raw\":\"\"}\n", t);
+		put(BB_EVENT, line);
+	}
+	load("begin", "swap-crypt", 3);
+	load("end", "swap-crypt", 7);
+	load("begin", "snapshot-cow", 1);
+	load("begin", "a \\\" b", 1);  /* no name of a workload */
+	load("end", "mem-offline", 5); /* never began */
+	put(BB_EVENT, "{\"t\":5.000000,\"kind\":\"done\",\"raw\":\"\\\"kind\\\":\\\"oom-kill\\\"\"}\n");
+	extract();
+	events = lines_of("events.jsonl");
+	active = active_at(events, 2);
+	assert_int_equal(json_array_size(active), 1);
+	assert_string_equal(json_string_value(json_array_get(active, 0)), "snapshot-cow");
+	for (int t = 4; t <= 6; t += 2) {
+		active = active_at(events, t);
+		assert_int_equal(json_array_size(active), 2);
+		assert_string_equal(json_string_value(json_array_get(active, 1)), "swap-crypt");
+	}
+	active = active_at(events, 8);
+	assert_int_equal(json_array_size(active), 1);
+	json_decref(events);
+}
+
+static void of_one_workload_it_need_not_be_said(void **state)
+{
+	json_t *events;
+
+	(void)state;
+	load("begin", "swap-crypt", 1);
+	put(BB_EVENT, "{\"t\":2.000000,\"kind\":\"stuck\",\"raw\":\"\"}\n");
+	extract();
+	events = lines_of("events.jsonl");
+	assert_null(active_at(events, 2));
+	json_decref(events);
+}
+
 static void events_come_out_in_order_of_time(void **state)
 {
 	static const char *const order[] = { "phase", "knob", "oom-kill", "exit", "oom-kill", "done" };
@@ -744,6 +810,8 @@ int main(void)
 		TEST(times_are_seconds_since_the_start_line),
 		TEST(kernel_stamps_are_moved_by_the_mark),
 		TEST(without_a_mark_the_two_clocks_count_as_one),
+		TEST(a_stall_says_whose_load_was_under_way),
+		TEST(of_one_workload_it_need_not_be_said),
 		TEST(events_come_out_in_order_of_time),
 		TEST(a_victims_role_is_its_cgroup_else_its_pid_else_bystander),
 		TEST(a_pid_used_again_takes_the_newer_role),

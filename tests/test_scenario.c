@@ -77,6 +77,91 @@ static void options_have_defaults_even_in_an_empty_section(void **state)
 	assert_int_equal(s.opts.memory, 768);
 }
 
+static const char several[] =
+	"[scenario]\nmemory = 640\nuntil = snapshot, swap\narms = before\n"
+	"[snapshot-cow]\norigin_mib = 20%\n[swap-crypt]\n[cgroup-churn]\n[mem-offline]\n"
+	"[arm mixed]\ncow-limit = 64\nswap-limit = off\nmem-offline.rounds = 7\nscenario.cpus = 1\n";
+
+static void a_part_of_the_workloads_can_be_named(void **state)
+{
+	struct arm arm;
+
+	(void)state;
+	assert_int_equal(parse(several), 0);
+	assert_int_equal(s.n_workloads, 4);
+	/* By the scenario's own name too. */
+	assert_int_equal(scenario_set(&s, "test.with=offline,snapshot", err, sizeof(err)), 0);
+	assert_int_equal(s.n_workloads, 2);
+	assert_string_equal(s.workloads[0].workload->name, "snapshot-cow");
+	assert_string_equal(s.workloads[1].workload->name, "mem-offline");
+	assert_int_equal(scenario_check(&s, err, sizeof(err)), 0);
+	/* What an arm of the file says of the others is left out. */
+	assert_int_equal(scenario_arm(&s, "mixed", &arm, err, sizeof(err)), 0);
+	assert_int_equal(scenario_apply(&s, &arm, err, sizeof(err)), 0);
+	for (size_t i = 0; i < arm.n_settings; i++)
+		assert_true(!arm.settings[i].mitigation || strcmp(arm.settings[i].mitigation->name, "swap-limit") != 0);
+	assert_int_equal(scenario_arm(&s, "only-swap-limit", &arm, err, sizeof(err)), -EINVAL);
+	assert_int_equal(scenario_set(&s, "scenario.with=swap", err, sizeof(err)), -EINVAL);
+	assert_non_null(strstr(err, "'swap' is none of this scenario's workloads: snapshot-cow mem-offline"));
+	expect_error("[scenario]\nwith = c\n[snapshot-cow]\n[swap-crypt]\n", "'c' is a part of more than one");
+	expect_error("[scenario]\nwith = ,\n[snapshot-cow]\n", "names no workload");
+	expect_error("[scenario]\nuntil = churn\n[snapshot-cow]\n", "'churn' is none of");
+}
+
+static void those_that_are_not_named_follow(void **state)
+{
+	static struct spec spec, back;
+	char text[65536];
+
+	(void)state;
+	assert_int_equal(parse("[snapshot-cow]\n[mem-offline]\n"), 0);
+	assert_false(s.workloads[0].follows || s.workloads[1].follows);
+	assert_int_equal(parse(several), 0);
+	assert_false(s.workloads[0].follows || s.workloads[1].follows);
+	assert_true(s.workloads[2].follows && s.workloads[3].follows);
+	spec.n_workloads = s.n_workloads;
+	memcpy(spec.workloads, s.workloads, sizeof(spec.workloads));
+	spec.ramp_s = 3;
+	assert_true(spec_write(&spec, text, sizeof(text)) > 0);
+	assert_int_equal(spec_read(&back, text, strlen(text), err, sizeof(err)), 0);
+	assert_true(!back.workloads[1].follows && back.workloads[2].follows && back.ramp_s == 3);
+}
+
+static const struct opt *option_of(const struct spec_workload *w, const char *name)
+{
+	const struct opt *o = w->workload->opts;
+
+	while (strcmp(o->name, name) != 0)
+		o++;
+	return o;
+}
+
+static void sizes_follow_the_memory(void **state)
+{
+	char value[32];
+
+	(void)state;
+	assert_int_equal(parse(several), 0);
+	opts_format(option_of(&s.workloads[0], "origin_mib"), s.workloads[0].opts, value, sizeof(value));
+	assert_string_equal(value, "128");
+	assert_int_equal(scenario_set(&s, "scenario.memory=1000", err, sizeof(err)), 0);
+	assert_int_equal(scenario_set(&s, "scenario.dimm_mib=30%", err, sizeof(err)), 0);
+	assert_int_equal(scenario_check(&s, err, sizeof(err)), 0);
+	opts_format(option_of(&s.workloads[0], "origin_mib"), s.workloads[0].opts, value, sizeof(value));
+	assert_string_equal(value, "200");
+	assert_int_equal(s.opts.dimm_mib, 384); /* 300, in whole memory blocks */
+	/* A number takes its place. */
+	assert_int_equal(scenario_set(&s, "snapshot-cow.origin_mib=64", err, sizeof(err)), 0);
+	assert_int_equal(scenario_check(&s, err, sizeof(err)), 0);
+	opts_format(option_of(&s.workloads[0], "origin_mib"), s.workloads[0].opts, value, sizeof(value));
+	assert_string_equal(value, "64");
+	expect_error("[snapshot-cow]\norigin_mib = 0%\n", "must be a share of memory");
+	expect_error("[snapshot-cow]\norigin_mib = x%\n", "must be a share of memory");
+	expect_error("[snapshot-cow]\nsnapshots = 5%\n", "snapshots = '5%'");
+	expect_error("[scenario]\nmemory = 5%\n[snapshot-cow]\n", "memory = '5%'");
+	expect_error("[snapshot-cow]\norigin_mib = 1%\n", "origin_mib = '7'");
+}
+
 static void mistakes_are_named_with_file_and_line(void **state)
 {
 	(void)state;
@@ -347,6 +432,9 @@ int main(void)
 		cmocka_unit_test(every_shipped_scenario_loads),
 		cmocka_unit_test(every_workload_file_is_registered),
 		cmocka_unit_test(options_have_defaults_even_in_an_empty_section),
+		cmocka_unit_test(a_part_of_the_workloads_can_be_named),
+		cmocka_unit_test(those_that_are_not_named_follow),
+		cmocka_unit_test(sizes_follow_the_memory),
 		cmocka_unit_test(mistakes_are_named_with_file_and_line),
 		cmocka_unit_test(dimms_are_whole_memory_blocks),
 		cmocka_unit_test(very_long_and_odd_files_are_refused),

@@ -566,7 +566,8 @@ static bool another(const struct churn *c)
 
 	if (now >= c->cell->deadline_ns)
 		wait_for_the_end();
-	if (atomic_load(&shared->error) || (o->time_s && now - c->begin_ns >= (int64_t)(o->time_s * NS_PER_S)))
+	if (atomic_load(&shared->error) || cell_told_to_stop(c->cell) ||
+	    (o->time_s && now - c->begin_ns >= (int64_t)(o->time_s * NS_PER_S)))
 		return false;
 	n = atomic_fetch_add(&shared->begun, 1);
 	if (n >= o->groups)

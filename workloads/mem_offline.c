@@ -184,14 +184,17 @@ static struct memblock_try watched_try(struct offline *a, unsigned id, bool *cut
 
 	if (t.pid < 0)
 		return t;
-	if (detector_wait(&a->detector, &t, until)) {
-		a->deadlock = true;
-		cell_deadlock(a->c, add_deadlock, a, waitfor_words(&a->detector.watch.cycle, words, sizeof(words)));
+	while (!t.took_ns && !a->deadlock && clock_ns() < until && !cell_told_to_stop(a->c)) {
+		int64_t next = clock_ns() + NS_PER_S;
+
+		a->deadlock = detector_wait(&a->detector, &t, next < until ? next : until);
 	}
+	if (a->deadlock)
+		cell_deadlock(a->c, add_deadlock, a, waitfor_words(&a->detector.watch.cycle, words, sizeof(words)));
 	if (!t.took_ns)
 		memblock_kill(&t);
 	a->detector.offliner = 0;
-	*cut = t.ended && !a->deadlock && until == a->end_ns;
+	*cut = t.ended && !a->deadlock && (until == a->end_ns || cell_told_to_stop(a->c));
 	return t;
 }
 
@@ -408,7 +411,7 @@ static int do_rounds(struct offline *a)
 		err = one_round(a);
 		clock_sleep_ms((int64_t)a->o->pause_ms);
 	}
-	if (!err && !a->o->time_s && !a->deadlock && a->round < a->o->rounds)
+	if (!err && !a->o->time_s && !a->deadlock && a->round < a->o->rounds && !cell_told_to_stop(a->c))
 		cell_event("stuck", "%" PRIu64 " of %" PRIu64 " rounds were done when the time was up", a->round,
 			   a->o->rounds);
 	tell(a);

@@ -15,6 +15,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#define MAX_ACTIVE    8 /* SPEC_MAX_WORKLOADS */
 #define MAX_ROLES     256
 #define MAX_TAIL      16 /* kernel records that share the last stamp */
 #define CONSOLE_CHUNK 65536
@@ -444,8 +445,84 @@ static FILE *open_in(const char *dir, const char *name)
 	return fopen(path, "we");
 }
 
+/* --- Who was at work --- */
+
+struct active {
+	char names[MAX_ACTIVE][48];
+	size_t n;
+	bool several; /* there is more than one in this record: else it need not be said */
+};
+
+/* The value of a line's first `"KEY":"VALUE"`, as long as it has no escapes. */
+static bool value_of(const char *line, const char *key, char *buf, size_t size)
+{
+	const char *at = strstr(line, key);
+	size_t len;
+
+	if (!at)
+		return false;
+	at += strlen(key);
+	len = strcspn(at, "\"\\");
+	if (at[len] != '"' || len >= size)
+		return false;
+	memcpy(buf, at, len);
+	buf[len] = '\0';
+	return true;
+}
+
+static void learn_active(struct active *a, const char *line)
+{
+	char name[sizeof(a->names[0])], kind[32];
+	size_t i = 0;
+
+	if (!value_of(line, "\"kind\":\"", kind, sizeof(kind)) || strncmp(kind, "load-", 5) != 0 ||
+	    !value_of(line, "\"workload\":\"", name, sizeof(name)))
+		return;
+	while (i < a->n && strcmp(a->names[i], name) != 0)
+		i++;
+	if (strcmp(kind, "load-begin") == 0 && i == a->n && a->n < MAX_ACTIVE)
+		strcpy(a->names[a->n++], name);
+	else if (strcmp(kind, "load-end") == 0 && i < a->n)
+		memmove(a->names[i], a->names[i + 1], (--a->n - i) * sizeof(a->names[0]));
+}
+
+static bool says_who_is_active(const char *kind)
+{
+	static const char *const kinds[] = {
+		"oom-kill",    "memcg-oom-kill", "oom-invoked",	    "panic",	"hung-task",
+		"soft-lockup", "hard-lockup",	 "wq-lockup",	    "wq-stall", "rcu-stall",
+		"alloc-stall", "alloc-failure",	 "offline-failure", "deadlock", "bug",
+		"oops",	       "warn",		 "stuck",	    NULL
+	};
+
+	for (const char *const *k = kinds; *k; k++)
+		if (strcmp(kind, *k) == 0)
+			return true;
+	return false;
+}
+
+/* What the record says of it: of several workloads those whose load was under way. */
+static void write_event(FILE *f, struct active *a, const char *line)
+{
+	size_t len = strlen(line);
+	char kind[32];
+
+	learn_active(a, line);
+	if (!value_of(line, "\"kind\":\"", kind, sizeof(kind)))
+		*kind = '\0';
+	if (!a->several || !says_who_is_active(kind) || !len || line[len - 1] != '}') {
+		fprintf(f, "%s\n", line);
+		return;
+	}
+	fprintf(f, "%.*s,\"active\":[", (int)len - 1, line);
+	for (size_t i = 0; i < a->n; i++)
+		fprintf(f, "%s\"%s\"", i ? "," : "", a->names[i]);
+	fputs("]}\n", f);
+}
+
 static void write_events(struct extraction *x)
 {
+	struct active active = { .n = 0 }, all = { .n = 0 };
 	FILE *f = open_in(x->dir, "events.jsonl");
 
 	if (!f) {
@@ -455,7 +532,11 @@ static void write_events(struct extraction *x)
 	if (x->n_lines)
 		qsort(x->lines, x->n_lines, sizeof(*x->lines), by_time);
 	for (size_t i = 0; i < x->n_lines; i++)
-		fprintf(f, "%s\n", x->lines[i].text);
+		if (strstr(x->lines[i].text, "\"kind\":\"load-begin\""))
+			learn_active(&all, x->lines[i].text);
+	active.several = all.n > 1;
+	for (size_t i = 0; i < x->n_lines; i++)
+		write_event(f, &active, x->lines[i].text);
 	x->result->events = x->n_lines;
 	if (fclose(f) != 0)
 		x->err = -EIO;

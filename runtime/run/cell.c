@@ -41,6 +41,7 @@
 #define TASK_PERIOD_MS	1000
 #define SHRINK_S	10	   /* under emulation 150 caches take about one */
 #define ROUND_PAUSE_MS	500	   /* of the bystander */
+#define LOAD_LOOK_MS	20	   /* for workloads that have ended */
 #define TOOL_FILE_MAX	(4U << 20) /* of a tool's output, kept in the record */
 #define EVENT_SIZE	4096
 #define GROUP_SIZE	128 /* a name of a cgroup of ours */
@@ -300,7 +301,12 @@ bool cell_should_stop(const struct cell *c)
 {
 	/* Whoever asks is at work: while devices are filled there is no recorder yet to show that we live. */
 	bb_beat(events_to);
-	return clock_ns() >= c->deadline_ns;
+	return clock_ns() >= c->deadline_ns || cell_told_to_stop(c);
+}
+
+bool cell_told_to_stop(const struct cell *c)
+{
+	return c->stop && atomic_load(c->stop);
 }
 
 /* --- Children --- */
@@ -529,7 +535,26 @@ static void bystander(unsigned mib)
 
 enum hook { HOOK_RUN, HOOK_VERIFY };
 
-static pid_t start_hook(const struct cell *c, enum hook hook, const char *role, int oom_score_adj)
+static void add_workload(struct jsonw *j, const void *arg)
+{
+	const struct cell *c = arg;
+
+	jsonw_str(j, "workload", c->workload->name);
+}
+
+/* When its turn has come. */
+static int begin_load(const struct cell *c, int64_t begin_ns)
+{
+	int64_t wait_ms = (begin_ns - clock_ns()) / NS_PER_MS;
+
+	if (wait_ms > 0)
+		clock_sleep_ms(wait_ms);
+	cell_event_with("load-begin", add_workload, c, "%s", c->workload->name);
+	return c->workload->run((struct cell *)c);
+}
+
+/* begin_ns: of HOOK_RUN, when its load is to begin. */
+static pid_t start_hook(const struct cell *c, enum hook hook, const char *role, int oom_score_adj, int64_t begin_ns)
 {
 	struct cell mine = *c;
 	char group[GROUP_SIZE];
@@ -540,7 +565,7 @@ static pid_t start_hook(const struct cell *c, enum hook hook, const char *role, 
 	if (pid != 0)
 		return pid;
 	munlockall();
-	_exit((hook == HOOK_RUN ? c->workload->run : c->workload->verify)(&mine) ? 1 : 0);
+	_exit((hook == HOOK_RUN ? begin_load(&mine, begin_ns) : c->workload->verify(&mine)) ? 1 : 0);
 }
 
 /* --- Phases --- */
@@ -550,6 +575,7 @@ struct cell_run {
 	struct bb *box;
 	struct cell cells[SPEC_MAX_WORKLOADS];
 	pid_t pids[SPEC_MAX_WORKLOADS];
+	_Atomic bool *stop; /* shared with the hooks */
 	struct recorder recorder;
 	struct wqtrace wqtrace;
 	bool recording;
@@ -885,23 +911,76 @@ static void start_line(struct cell_run *r)
 	cell_phase("run");
 }
 
-/* All workloads at the same time, until the last has ended or their time is up. */
+static bool has_ended(pid_t pid)
+{
+	siginfo_t info = { 0 };
+
+	return pid <= 0 || waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) < 0 || info.si_pid;
+}
+
+/* It has ended, or its time is up. */
+static void end_load(struct cell_run *r, size_t i, int64_t deadline)
+{
+	int rc = r->pids[i] > 0 ? wait_or_end(r->pids[i], deadline) : -EAGAIN;
+
+	exit_event(ROLE_WORKLOAD, r->cells[i].workload->name, r->pids[i], rc);
+	cell_event_with("load-end", add_workload, &r->cells[i], "%s", r->cells[i].workload->name);
+	r->cells[i].run_ok = rc == 0;
+	r->stuck |= rc == -EBUSY;
+}
+
+/* Take in who has ended. How many there still are, and *leaders: of them those that others follow. */
+static size_t take_in(struct cell_run *r, bool *ended, int64_t deadline, size_t *leaders)
+{
+	size_t left = 0;
+
+	*leaders = 0;
+	for (size_t i = 0; i < r->spec->n_workloads; i++) {
+		if (!ended[i] && (has_ended(r->pids[i]) || clock_ns() >= deadline)) {
+			end_load(r, i, deadline);
+			ended[i] = true;
+		}
+		left += !ended[i];
+		*leaders += !ended[i] && !r->spec->workloads[i].follows;
+	}
+	return left;
+}
+
+static void tell_to_stop(struct cell_run *r, const char *why)
+{
+	if (atomic_exchange(r->stop, true))
+		return;
+	cell_phase("stop");
+	cell_event("told-to-stop", "%s", why);
+}
+
+/*
+ * All workloads, one after the other if they are to begin so, until the last has ended or their time is up. Those that
+ * follow others are told to stop when these have ended, or when all have been at work together for long enough.
+ */
 static void run_load(struct cell_run *r)
 {
-	int64_t deadline = clock_ns() + r->spec->run_s * NS_PER_S;
-	int64_t hook_deadline = deadline - (KILL_WAIT_MS + TERM_WAIT_MS) * NS_PER_MS;
+	const struct spec *s = r->spec;
+	int64_t begin = clock_ns(), deadline = begin + s->run_s * NS_PER_S;
+	int64_t last_begin = begin + (int64_t)(s->n_workloads - 1) * s->ramp_s * NS_PER_S;
+	int64_t overlap_end = s->overlap_s ? last_begin + s->overlap_s * NS_PER_S : INT64_MAX;
+	bool ended[SPEC_MAX_WORKLOADS] = { false }, led = false;
+	size_t leaders;
 	int err;
 
-	for (size_t i = 0; i < r->spec->n_workloads; i++) {
-		r->cells[i].deadline_ns = hook_deadline;
-		r->pids[i] = start_hook(&r->cells[i], HOOK_RUN, ROLE_WORKLOAD, 0);
+	for (size_t i = 0; i < s->n_workloads; i++) {
+		r->cells[i].deadline_ns = deadline - (KILL_WAIT_MS + TERM_WAIT_MS) * NS_PER_MS;
+		r->cells[i].stop = s->workloads[i].follows ? r->stop : NULL;
+		led |= !s->workloads[i].follows;
+		r->pids[i] =
+			start_hook(&r->cells[i], HOOK_RUN, ROLE_WORKLOAD, 0, begin + (int64_t)i * s->ramp_s * NS_PER_S);
 	}
-	for (size_t i = 0; i < r->spec->n_workloads; i++) {
-		int rc = r->pids[i] > 0 ? wait_or_end(r->pids[i], deadline) : -EAGAIN;
-
-		exit_event(ROLE_WORKLOAD, r->cells[i].workload->name, r->pids[i], rc);
-		r->cells[i].run_ok = rc == 0;
-		r->stuck |= rc == -EBUSY;
+	while (take_in(r, ended, deadline, &leaders)) {
+		if (led && !leaders)
+			tell_to_stop(r, "all that others follow have ended");
+		else if (clock_ns() >= overlap_end)
+			tell_to_stop(r, "all were at work together for long enough");
+		clock_sleep_ms(LOAD_LOOK_MS);
 	}
 	cell_phase("cool-down");
 	clock_sleep_ms(COOL_DOWN_MS);
@@ -948,7 +1027,8 @@ static void verify_data(struct cell_run *r)
 		int rc;
 
 		r->cells[i].deadline_ns = deadline - (KILL_WAIT_MS + TERM_WAIT_MS) * NS_PER_MS;
-		pid = start_hook(&r->cells[i], HOOK_VERIFY, ROLE_HARNESS, -1000);
+		r->cells[i].stop = NULL;
+		pid = start_hook(&r->cells[i], HOOK_VERIFY, ROLE_HARNESS, -1000, 0);
 		rc = pid > 0 ? wait_or_end(pid, deadline) : -EAGAIN;
 		r->stuck |= rc == -EBUSY;
 		begin_event(&j, buf, "verify");
@@ -1017,6 +1097,9 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 	int err;
 
 	events_to = box;
+	r.stop = mmap(NULL, sizeof(*r.stop), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (r.stop == MAP_FAILED)
+		return -ENOMEM;
 	snprintf(undo_log, sizeof(undo_log), "%s/undo.log", state_dir);
 	bb_stage(box, BB_SETUP);
 	cell_phase("setup");

@@ -155,6 +155,8 @@ static void fill_spec(struct spec *s, const struct run *r, const struct planned_
 	s->seed = c->seed;
 	s->setup_s = (unsigned)sc->opts.setup_s;
 	s->run_s = (unsigned)sc->opts.run_s;
+	s->ramp_s = (unsigned)sc->opts.ramp_s;
+	s->overlap_s = (unsigned)sc->opts.overlap_s;
 	s->verify_s = (unsigned)sc->opts.verify_s;
 	s->period_ms = (unsigned)sc->opts.period_ms;
 	s->canary_ms = (unsigned)sc->opts.canary_ms;

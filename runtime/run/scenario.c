@@ -33,6 +33,10 @@ const struct opt scenario_options[] = {
 	{ "cpus", OPT_U64, FIELD(cpus), "2", 1, 64, NULL, NULL, "processors of the guest" },
 	{ "setup_s", OPT_U64, FIELD(setup_s), "60", 1, 86400, NULL, "s", "time allowed for the set-up" },
 	{ "run_s", OPT_U64, FIELD(run_s), "60", 10, 604800, NULL, "s", "time allowed for the load" },
+	{ "ramp_s", OPT_U64, FIELD(ramp_s), "0", 0, 86400, NULL, "s",
+	  "from the beginning of one workload to that of the next, in the file's order" },
+	{ "overlap_s", OPT_U64, FIELD(overlap_s), "0", 0, 604800, NULL, "s",
+	  "after which, all having begun, those that are not in `until` are told to stop; 0: only by `until`" },
 	{ "verify_s", OPT_U64, FIELD(verify_s), "60", 10, 86400, NULL, "s", "time allowed for verifying the data" },
 	{ "silence_s", OPT_U64, FIELD(silence_s), "30", 2, 3600, NULL, "s",
 	  "a guest whose recorder is silent for so long is taken to hang" },
@@ -227,15 +231,121 @@ static int on_expect(struct scenario *s, const char *arm, const char *value, cha
 	return 0;
 }
 
+/* The workload of that name, or the only one whose name has it as a part. NULL, with why in err. */
+static struct spec_workload *find_part(struct scenario *s, const char *part, char *err, size_t err_size)
+{
+	struct spec_workload *found = find_workload(s, part);
+	unsigned n = found ? 1 : 0;
+	size_t len;
+
+	for (size_t i = 0; !n && i < s->n_workloads; i++)
+		if (strstr(s->workloads[i].workload->name, part))
+			found = &s->workloads[i];
+	for (size_t i = 0; !find_workload(s, part) && i < s->n_workloads; i++)
+		n += strstr(s->workloads[i].workload->name, part) != NULL;
+	if (n == 1)
+		return found;
+	len = (size_t)snprintf(err, err_size, "'%s' is %s of this scenario's workloads:", part,
+			       n ? "a part of more than one" : "none");
+	for (size_t i = 0; i < s->n_workloads && len < err_size; i++)
+		len += (size_t)snprintf(err + len, err_size - len, " %s", s->workloads[i].workload->name);
+	return NULL;
+}
+
+/* Call `fn` for each workload of a list of such names. 0, or -EINVAL with why in err. */
+static int for_each_part(struct scenario *s, const char *list, void (*fn)(struct spec_workload *w), const char *key,
+			 char *err, size_t err_size)
+{
+	char words[sizeof(s->with)], what[512], *rest = words, *word;
+
+	snprintf(words, sizeof(words), "%s", list);
+	while ((word = strsep(&rest, ", "))) {
+		struct spec_workload *w = *word ? find_part(s, word, what, sizeof(what)) : NULL;
+
+		if (*word && !w)
+			return fail(err, err_size, "%s = %s: %s", key, list, what);
+		if (w && fn)
+			fn(w);
+	}
+	return 0;
+}
+
+static int on_share(struct scenario *s, const struct workload *w, const struct opt *opt, uint64_t pct, char *err,
+		    size_t err_size)
+{
+	if (s->n_shares == SCENARIO_MAX_SHARES)
+		return fail(err, err_size, "more than %d options as shares of memory", SCENARIO_MAX_SHARES);
+	s->shares[s->n_shares++] = (struct share){ w, opt, pct };
+	return 0;
+}
+
+static void drop_share(struct scenario *s, const struct workload *w, const struct opt *opt)
+{
+	size_t kept = 0;
+
+	for (size_t i = 0; i < s->n_shares; i++)
+		if (s->shares[i].workload != w || s->shares[i].opt != opt)
+			s->shares[kept++] = s->shares[i];
+	s->n_shares = kept;
+}
+
+/* opts_set(), which an option in MiB may also be a share of memory for: "20%". */
+static int set_value(struct scenario *s, struct spec_workload *w, const char *key, const char *value, char *err,
+		     size_t err_size)
+{
+	const struct workload *workload = w ? w->workload : NULL;
+	const struct opt *table = w ? workload->opts : scenario_options, *opt = table;
+	size_t len = strlen(value);
+	char number[16];
+	uint64_t pct;
+
+	while (opt->name && strcmp(opt->name, key) != 0)
+		opt++;
+	if (opt->name)
+		drop_share(s, workload, opt);
+	if (!opt->name || len < 2 || value[len - 1] != '%' || !opt->unit || strcmp(opt->unit, "MiB") != 0 ||
+	    strcmp(key, "memory") == 0)
+		return opts_set(table, w ? (void *)w->opts : &s->opts, key, value, err, err_size) ? -EINVAL : 0;
+	snprintf(number, sizeof(number), "%.*s", (int)len - 1, value);
+	if (parse_u64(number, 1, 10000, &pct))
+		return fail(err, err_size, "%s = '%s': must be a share of memory from 1%% to 10000%%, or MiB", key,
+			    value);
+	return on_share(s, workload, opt, pct, err, err_size);
+}
+
+static int apply_shares(struct scenario *s, char *err, size_t err_size)
+{
+	for (size_t i = 0; i < s->n_shares; i++) {
+		const struct share *h = &s->shares[i];
+		struct spec_workload *w = h->workload ? find_workload(s, h->workload->name) : NULL;
+		uint64_t mib = s->opts.memory * h->pct / 100;
+		char text[24];
+
+		if (h->workload && !w)
+			continue; /* not among those that run */
+		if (strcmp(h->opt->name, "dimm_mib") == 0)
+			mib = (mib + DIMM_STEP_MIB - 1) / DIMM_STEP_MIB * DIMM_STEP_MIB;
+		snprintf(text, sizeof(text), "%" PRIu64, mib);
+		if (opts_set(h->workload ? h->workload->opts : scenario_options, w ? (void *)w->opts : &s->opts,
+			     h->opt->name, text, err, err_size))
+			return -EINVAL;
+	}
+	return 0;
+}
+
 static int on_scenario_key(struct scenario *s, const char *key, const char *value, char *err, size_t err_size)
 {
+	if (strcmp(key, "with") == 0)
+		return copy(s->with, sizeof(s->with), value, "with", err, err_size);
+	if (strcmp(key, "until") == 0)
+		return copy(s->until, sizeof(s->until), value, "until", err, err_size);
 	if (strcmp(key, "summary") == 0)
 		return copy(s->summary, sizeof(s->summary), value, "summary", err, err_size);
 	if (strcmp(key, "arms") == 0)
 		return copy(s->default_arms, sizeof(s->default_arms), value, "arms", err, err_size);
 	if (strncmp(key, "expect-", 7) == 0)
 		return on_expect(s, key + 7, value, err, err_size);
-	return opts_set(scenario_options, &s->opts, key, value, err, err_size) ? -EINVAL : 0;
+	return set_value(s, NULL, key, value, err, err_size);
 }
 
 static int on_arm_key(struct arm *arm, const char *key, const char *value, char *err, size_t err_size)
@@ -275,7 +385,7 @@ static int on_key(void *user, const char *section, const char *key, const char *
 		err = fail(r->err, r->err_size, "%s: the mitigation %s sets it: give an arm a value of that", key,
 			   m->name);
 	else if (w)
-		err = opts_set(w->workload->opts, w->opts, key, value, r->err, r->err_size);
+		err = set_value(s, w, key, value, r->err, r->err_size);
 	else
 		err = -EINVAL; /* on_section() has said why */
 	if (err)
@@ -362,6 +472,63 @@ static int resolve_own_arms(struct scenario *s, char *err, size_t err_size)
 	return 0;
 }
 
+/* --- Which of the workloads --- */
+
+static void mark_followed(struct spec_workload *w)
+{
+	w->follows = false;
+}
+
+/* Who ends by himself, and who is told to. */
+static int resolve_until(struct scenario *s, char *err, size_t err_size)
+{
+	for (size_t i = 0; i < s->n_workloads; i++)
+		s->workloads[i].follows = *s->until != '\0';
+	return for_each_part(s, s->until, mark_followed, "until", err, err_size);
+}
+
+static void mark_kept(struct spec_workload *w)
+{
+	w->kept = true;
+}
+
+/* Of an arm of the file: only what is about workloads that are there. */
+static void narrow_arm(struct scenario *s, struct arm *arm)
+{
+	size_t n = 0;
+
+	for (size_t i = 0; i < arm->n_settings; i++) {
+		const struct arm_setting *set = &arm->settings[i];
+
+		if (set->mitigation ? find_mitigation(s, set->mitigation->name) == set->mitigation
+				    : strcmp(set->section, SECTION_SCENARIO) == 0 || find_workload(s, set->section))
+			arm->settings[n++] = *set;
+	}
+	arm->n_settings = n;
+}
+
+/* Leave only the workloads that `with` names. */
+static int narrow(struct scenario *s, char *err, size_t err_size)
+{
+	size_t n = 0;
+
+	if (!*s->with)
+		return 0;
+	for (size_t i = 0; i < s->n_workloads; i++)
+		s->workloads[i].kept = false;
+	if (for_each_part(s, s->with, mark_kept, "with", err, err_size))
+		return -EINVAL;
+	for (size_t i = 0; i < s->n_workloads; i++)
+		if (s->workloads[i].kept)
+			s->workloads[n++] = s->workloads[i];
+	if (!n)
+		return fail(err, err_size, "with = %s: names no workload", s->with);
+	s->n_workloads = n;
+	for (size_t i = 0; i < s->n_arms; i++)
+		narrow_arm(s, &s->arms[i]);
+	return 0;
+}
+
 static int read_text(struct scenario *s, char *err, size_t err_size)
 {
 	FILE *f = fopen(s->path, "re");
@@ -437,8 +604,9 @@ static int parse_text(struct scenario *s, char *err, size_t err_size)
 	if (!s->n_workloads)
 		return fail(err, err_size, "%s: no workload: a section such as [%s] is needed", s->path,
 			    workload_nth(0)->name);
-	if (resolve_own_arms(s, what, sizeof(what)) || check_arm_names(s, what, sizeof(what)) ||
-	    scenario_check(s, what, sizeof(what)))
+	if (resolve_until(s, what, sizeof(what)) || scenario_check(s, what, sizeof(what)) ||
+	    resolve_own_arms(s, what, sizeof(what)) || narrow(s, what, sizeof(what)) ||
+	    check_arm_names(s, what, sizeof(what)) || scenario_check(s, what, sizeof(what)))
 		return fail(err, err_size, "%s: %s", s->path, what);
 	return 0;
 }
@@ -469,9 +637,17 @@ static int set_option(struct scenario *s, const char *section, const char *optio
 	const struct mitigation *m;
 	struct spec_workload *w;
 
-	if (strcmp(section, SECTION_SCENARIO) == 0)
-		return on_scenario_key(s, option, value, err, err_size);
 	w = find_workload(s, section);
+	/* By its own name too: storm.with. */
+	if (strcmp(section, SECTION_SCENARIO) == 0 || (!w && strcmp(section, s->name) == 0)) {
+		int rc = on_scenario_key(s, option, value, err, err_size);
+
+		if (!rc && strcmp(option, "with") == 0)
+			rc = narrow(s, err, err_size);
+		if (!rc && strcmp(option, "until") == 0)
+			rc = resolve_until(s, err, err_size);
+		return rc;
+	}
 	if (w && (m = mitigation_of(w->workload, option)))
 		return fail(err, err_size, "%s: the mitigation %s sets it: choose an arm", option, m->name);
 	if (!w) {
@@ -484,7 +660,7 @@ static int set_option(struct scenario *s, const char *section, const char *optio
 			snprintf(err + len, err_size - len, ")");
 		return -EINVAL;
 	}
-	return opts_set(w->workload->opts, w->opts, option, value, err, err_size) ? -EINVAL : 0;
+	return set_value(s, w, option, value, err, err_size);
 }
 
 int scenario_set(struct scenario *s, const char *assignment, char *err, size_t err_size)
@@ -504,10 +680,12 @@ int scenario_set(struct scenario *s, const char *assignment, char *err, size_t e
 	return 0;
 }
 
-int scenario_check(const struct scenario *s, char *err, size_t err_size)
+int scenario_check(struct scenario *s, char *err, size_t err_size)
 {
 	char what[512];
 
+	if (apply_shares(s, err, err_size))
+		return -EINVAL;
 	if (s->opts.dimm_mib % DIMM_STEP_MIB)
 		return fail(err, err_size,
 			    "dimm_mib = '%" PRIu64 "': must be a multiple of %d, the size of a memory block",

@@ -7,8 +7,11 @@
  *	memory = 768
  *	arms = before, after       run when none are named on the command line
  *	expect-after = ok          verdicts that count as expected in arm `after`
+ *	with = swap, snapshot      of the workloads below only these: names, or parts that only one has
+ *	until = snapshot, swap     when these have ended the others are told to stop
  *	[snapshot-cow]             a workload and its options; a section for each one that runs
  *	snapshots = 8
+ *	origin_mib = 20%           an option in MiB, as a share of the scenario's memory
  *	[arm strict]               an arm of one's own: mitigations (on, off or a value) and options
  *	cow-limit = 64
  *	snapshot-cow.snapshots = 4
@@ -24,11 +27,13 @@
 
 #define SCENARIO_MAX_ARMS	  32
 #define SCENARIO_MAX_ARM_SETTINGS 32
+#define SCENARIO_MAX_SHARES	  32
 #define SCENARIO_MAX_TEXT	  (64 * 1024)
 
 struct scenario_opts {
-	uint64_t memory, cpus, dimms, dimm_mib, setup_s, run_s, verify_s, silence_s, bystander, period_ms, canary_ms,
-		wq_trace_kib, wq_trace_ms, slack_s, typical_s, dirty_ratio, dirty_background_ratio;
+	uint64_t memory, cpus, dimms, dimm_mib, setup_s, run_s, ramp_s, overlap_s, verify_s, silence_s, bystander,
+		period_ms, canary_ms, wq_trace_kib, wq_trace_ms, slack_s, typical_s, dirty_ratio,
+		dirty_background_ratio;
 	unsigned lru_gen, thp;
 	bool panic_on_oom, wq_trace;
 };
@@ -43,6 +48,13 @@ struct arm {
 	char name[64];
 	struct arm_setting settings[SCENARIO_MAX_ARM_SETTINGS];
 	size_t n_settings;
+};
+
+/* An option that was given as a share of memory. */
+struct share {
+	const struct workload *workload; /* NULL: of the scenario itself */
+	const struct opt *opt;
+	uint64_t pct;
 };
 
 struct expectation {
@@ -60,6 +72,9 @@ struct scenario {
 	size_t n_arms;
 	struct expectation expect[SCENARIO_MAX_ARMS];
 	size_t n_expect;
+	struct share shares[SCENARIO_MAX_SHARES];
+	size_t n_shares;
+	char with[256], until[256];
 };
 
 extern const struct opt scenario_options[];
@@ -74,8 +89,11 @@ int scenario_load(struct scenario *s, const char *name, char *err, size_t err_si
 int scenario_parse(struct scenario *s, const char *name, const char *text, char *err, size_t err_size);
 /* --set SECTION.OPTION=VALUE. */
 int scenario_set(struct scenario *s, const char *assignment, char *err, size_t err_size);
-/* Do the workloads' options fit together? */
-int scenario_check(const struct scenario *s, char *err, size_t err_size);
+/*
+ * Take over what is given as a share of memory, which a later option may have changed, and see whether the options fit
+ * together.
+ */
+int scenario_check(struct scenario *s, char *err, size_t err_size);
 /* Sectors of scratch disk that the workloads need, and where each one's part starts (MiB-aligned). */
 uint64_t scenario_place(struct scenario *s);
 /* How large the black box of a cell has to be for all its phases. */

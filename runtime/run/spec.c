@@ -11,7 +11,9 @@
 /* The numbers, once for both directions. */
 #define FOR_EACH_NUMBER(X)                                                                                             \
 	X(seed)                                                                                                        \
-	X(setup_s) X(run_s) X(verify_s) X(period_ms) X(canary_ms) X(wq_trace_kib) X(wq_trace_ms) X(bystander_mib)
+	X(setup_s)                                                                                                     \
+	X(run_s)                                                                                                       \
+	X(ramp_s) X(overlap_s) X(verify_s) X(period_ms) X(canary_ms) X(wq_trace_kib) X(wq_trace_ms) X(bystander_mib)
 #define FOR_EACH_STRING(X) X(cell) X(scenario) X(arm) X(run_id) X(scratch)
 
 int spec_write(const struct spec *s, char *buf, size_t size)
@@ -44,6 +46,7 @@ int spec_write(const struct spec *s, char *buf, size_t size)
 		jsonw_str(&j, "name", w->workload->name);
 		jsonw_u64(&j, "start_sector", w->start_sector);
 		jsonw_u64(&j, "sectors", w->sectors);
+		jsonw_bool(&j, "follows", w->follows);
 		jsonw_object(&j, "options");
 		for (const struct opt *o = w->workload->opts; o->name; o++) {
 			opts_format(o, w->opts, value, sizeof(value));
@@ -88,6 +91,7 @@ static int read_workload(struct spec_workload *w, const json_t *from, char *err,
 	}
 	w->start_sector = (uint64_t)json_integer_value(json_object_get(from, "start_sector"));
 	w->sectors = (uint64_t)json_integer_value(json_object_get(from, "sectors"));
+	w->follows = json_is_true(json_object_get(from, "follows"));
 	opts_defaults(w->workload->opts, w->opts);
 	json_object_foreach (options, key, value) {
 		if (!json_is_string(value) ||

@@ -22,6 +22,8 @@ struct spec_knob {
 struct spec_workload {
 	const struct workload *workload;
 	uint64_t start_sector, sectors;
+	bool follows; /* it is told to stop when those that do not follow have ended */
+	bool kept;    /* of the scenario's own use */
 	_Alignas(16) char opts[OPTS_MAX_SIZE];
 };
 
@@ -29,6 +31,7 @@ struct spec {
 	char cell[80], scenario[64], arm[64], run_id[32], scratch[64];
 	uint64_t seed;
 	unsigned setup_s, run_s, verify_s; /* deadlines of the phases */
+	unsigned ramp_s, overlap_s; /* of the load: between two beginnings; from the last one to the stop, 0: none */
 	unsigned period_ms, canary_ms;
 	unsigned wq_trace_kib, wq_trace_ms; /* buffer for each CPU, 0: no trace; threshold of a stall */
 	unsigned bystander_mib;		    /* memory of a process that has nothing to do with it all; 0: none */

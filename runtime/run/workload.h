@@ -34,6 +34,8 @@ struct cell {
 	int64_t deadline_ns; /* CLOCK_MONOTONIC at which the present hook is ended */
 	bool alone;	     /* no other workload is in this cell: figures of the machine are of this one */
 	bool run_ok;	     /* for verify(): run() came to its end and returned 0 */
+	/* Set when the workloads that this one follows have ended (see cell_told_to_stop()). NULL: it follows none. */
+	const _Atomic bool *stop;
 };
 
 #define MITIGATION_MAX_KNOBS 2
@@ -133,7 +135,13 @@ const struct workload *workload_nth(size_t i);
 
 /* --- What hooks call. Events and metrics land in the record. --- */
 
+/* The time of the hook is up, or it is told to stop. Whoever asks is at work. */
 bool cell_should_stop(const struct cell *c);
+/*
+ * A load that goes on for as long as others do has to end now, in order and with success. Touches nothing but memory of
+ * its own, so that a process that was forked without the record may ask.
+ */
+bool cell_told_to_stop(const struct cell *c);
 /* Why the hook is about to return an error. */
 void cell_fail(const struct cell *c, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 void cell_phase(const char *name);
