@@ -1094,12 +1094,14 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 	struct cell_run r = { .spec = spec, .box = box };
 	pid_t bystander_pid = -1;
 	char undo_log[PATH_MAX];
+	void *shared;
 	int err;
 
 	events_to = box;
-	r.stop = mmap(NULL, sizeof(*r.stop), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (r.stop == MAP_FAILED)
-		return -ENOMEM;
+	shared = mmap(NULL, sizeof(*r.stop), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED)
+		return -errno;
+	r.stop = shared;
 	snprintf(undo_log, sizeof(undo_log), "%s/undo.log", state_dir);
 	bb_stage(box, BB_SETUP);
 	cell_phase("setup");
