@@ -278,9 +278,13 @@ static void stamps_have_their_two_forms(void **state)
 static void request(const char *arms, uint64_t repeat, uint64_t seed)
 {
 	memset(&r, 0, sizeof(r));
-	r.request = (struct run_request){
-		.scenario = "test", .kernel = "6.1", .repeat = repeat, .seed = seed, .arms = arms, .out = dir
-	};
+	r.request = (struct run_request){ .scenario = "test",
+					  .kernels = { "6.1" },
+					  .n_kernels = 1,
+					  .repeat = repeat,
+					  .seed = seed,
+					  .arms = arms,
+					  .out = dir };
 }
 
 static int plan_now(void *text)
@@ -450,7 +454,7 @@ static void a_run_is_taken_up_as_it_was_asked_for(void **state)
 	(void)state;
 	assert_int_equal(load(stored_plan, ""), 0);
 	assert_string_equal(r.run_id, "hr-00c0ffee");
-	assert_string_equal(r.request.kernel, "6.1");
+	assert_string_equal(r.request.kernels[0], "6.1");
 	assert_int_equal(r.request.seed, 42);
 	assert_int_equal(r.request.n_sets, 1);
 	assert_int_equal(r.scenario.opts.memory, 768);

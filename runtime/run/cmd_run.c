@@ -88,7 +88,7 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "vh", options, NULL)) != -1) {
 		switch (c) {
 		case KERNEL:
-			q->kernel = optarg;
+			q->kernels[0] = optarg;
 			break;
 		case MODULES:
 			q->modules = optarg;
@@ -160,7 +160,7 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		log_err("run: no scenario is named (headroom list scenarios)");
 		return EXIT_USAGE;
 	}
-	if (!*q->kernel || !*q->out) {
+	if (!*q->kernels[0] || !*q->out) {
 		log_err("--kernel and --out must not be empty");
 		return EXIT_USAGE;
 	}
@@ -190,7 +190,7 @@ static void show_plan(struct run *r)
 	printf("scenario %s (%s): %s\n", s.name, s.path, s.summary);
 	printf("kernel %s, %" PRIu64 " processors, %" PRIu64 " MiB, scratch disk %" PRIu64
 	       " MiB (sparse), seed %" PRIu64 "\n",
-	       r->request.kernel, s.opts.cpus, s.opts.memory, sectors / 2048, r->request.seed);
+	       r->request.kernels[0], s.opts.cpus, s.opts.memory, sectors / 2048, r->request.seed);
 	for (size_t i = 0; i < s.n_workloads; i++) {
 		printf("[%s]", s.workloads[i].workload->name);
 		for (const struct opt *o = s.workloads[i].workload->opts; o->name; o++) {
@@ -237,8 +237,10 @@ static int lock_run(struct run *r)
 
 static void log_choice(const struct run *r)
 {
-	log_info("%s: %zu cells on %s (%s), seed %" PRIu64, r->scenario.name, r->n_cells, r->kernel.version,
-		 r->accel.name, r->request.seed);
+	char versions[512];
+
+	log_info("%s: %zu cells on %s (%s), seed %" PRIu64, r->scenario.name, r->n_cells,
+		 run_versions(r, versions, sizeof(versions)), r->accel.name, r->request.seed);
 }
 
 static int run_scenario(struct run *r)
@@ -266,7 +268,7 @@ static int run_scenario(struct run *r)
 int cmd_run(int argc, char **argv)
 {
 	static struct run r;
-	struct run_request request = { .kernel = "default", .repeat = 1, .out = "results" };
+	struct run_request request = { .kernels = { "default" }, .n_kernels = 1, .repeat = 1, .out = "results" };
 	int rc, worst = 0;
 
 	if (getrandom(&request.seed, sizeof(request.seed), 0) != sizeof(request.seed))
@@ -316,19 +318,16 @@ static bool is_replaced(const struct run *r, const struct planned_cell *c)
 	return false;
 }
 
-/* The same arm, repeat and seed once more, at the end of the plan. */
+/* The same arm, kernel, repeat and seed once more, at the end of the plan. */
 static int plan_again(struct run *r, const struct planned_cell *cut)
 {
-	struct planned_cell *c = &r->plan[r->n_cells];
+	struct planned_cell *c = run_add_cell(r, cut->arm, cut->kernel, cut->repeat);
 
-	if (r->n_cells == RUN_MAX_CELLS) {
+	if (!c) {
 		log_err("%s: the plan has no room for another cell", r->dir);
 		return EXIT_NEED;
 	}
-	*c = (struct planned_cell){ .repeat = cut->repeat, .seed = cut->seed };
-	r->n_cells++;
-	snprintf(c->name, sizeof(c->name), "%03zu-%.60s-%u", r->n_cells, cut->arm, cut->repeat);
-	snprintf(c->arm, sizeof(c->arm), "%s", cut->arm);
+	c->seed = cut->seed;
 	snprintf(c->replaces, sizeof(c->replaces), "%s", cut->name);
 	return 0;
 }

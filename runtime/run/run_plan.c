@@ -40,22 +40,21 @@ static void shuffle(unsigned *order, unsigned n, uint64_t seed)
 	}
 }
 
-static int add_cell(struct run *r, const char *arm, unsigned repeat)
+struct planned_cell *run_add_cell(struct run *r, const char *arm, unsigned kernel, unsigned repeat)
 {
 	struct planned_cell *c = &r->plan[r->n_cells];
 
-	if (r->n_cells == RUN_MAX_CELLS) {
-		log_err("the plan has more than %d cells: fewer arms or repeats", RUN_MAX_CELLS);
-		return EXIT_USAGE;
-	}
+	if (r->n_cells == RUN_MAX_CELLS)
+		return NULL;
 	r->n_cells++;
 	memset(c, 0, sizeof(*c));
 	snprintf(c->name, sizeof(c->name), "%03zu-%.60s-%u", r->n_cells, arm, repeat);
 	snprintf(c->arm, sizeof(c->arm), "%s", arm);
+	c->kernel = kernel;
 	c->repeat = repeat;
 	/* The same data for all arms of a repeat: pairs differ in the arm alone. */
 	c->seed = r->request.seed + repeat - 1;
-	return 0;
+	return c;
 }
 
 /* Every arm once a repeat. The first repeat in the order that was asked for, the others in an order from the seed. */
@@ -86,10 +85,10 @@ static int plan_cells(struct run *r, char *arms)
 		if (repeat > 1)
 			shuffle(order, n, r->request.seed + repeat);
 		for (unsigned i = 0; i < n; i++) {
-			int rc = add_cell(r, names[order[i]], repeat);
-
-			if (rc)
-				return rc;
+			if (run_add_cell(r, names[order[i]], 0, repeat))
+				continue;
+			log_err("the plan has more than %d cells: fewer arms or repeats", RUN_MAX_CELLS);
+			return EXIT_USAGE;
 		}
 	}
 	return 0;
@@ -118,7 +117,7 @@ int run_plan(struct run *r, const char *scenario_text)
 	if (!q->arms)
 		snprintf(arms, sizeof(arms), "%s", s->default_arms);
 	else if (strcmp(q->arms, "all") == 0)
-		scenario_all_arms(s, q->kernel, arms, sizeof(arms));
+		scenario_all_arms(s, q->kernels[0], arms, sizeof(arms));
 	else
 		snprintf(arms, sizeof(arms), "%s", q->arms);
 	return plan_cells(r, arms);

@@ -94,7 +94,10 @@ static char *command_line(const struct run_request *q)
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
 
-	fprintf(f, "headroom run %s --kernel %s --seed %" PRIu64, q->scenario, q->kernel, q->seed);
+	fprintf(f, "headroom run %s", q->scenario);
+	for (size_t i = 0; i < q->n_kernels; i++)
+		fprintf(f, " --kernel %s", q->kernels[i]);
+	fprintf(f, " --seed %" PRIu64, q->seed);
 	if (q->modules)
 		fprintf(f, " --modules %s", q->modules);
 	if (q->accel)
@@ -118,7 +121,7 @@ static json_t *request_json(const struct run_request *q)
 	json_t *o = json_object(), *sets = json_array();
 
 	json_put_text(o, "scenario", q->scenario);
-	json_put_text(o, "kernel", q->kernel);
+	json_put_text(o, "kernel", q->kernels[0]);
 	json_put_text(o, "modules", q->modules);
 	json_put_text(o, "accel", q->accel);
 	json_put_text(o, "arms", q->arms);
@@ -165,12 +168,22 @@ static json_t *expect_json(const struct scenario *s)
 	return all;
 }
 
+static json_t *kernel_json(const struct kernel *k)
+{
+	json_t *o = json_object();
+
+	json_put_text(o, "spec", k->spec);
+	json_put_text(o, "version", k->version);
+	json_put_text(o, "source", k->source);
+	return o;
+}
+
 int run_write_json(const struct run *r)
 {
 	static const char *const kept[] = { "started_utc", "argv", "command", "scenario_file", "version", "host" };
 	const struct run_request *q = &r->request;
 	char path[PATH_MAX], utc[24], *command = command_line(q), *text;
-	json_t *root = json_object(), *argv = json_array(), *kernel = json_object(), *old;
+	json_t *root = json_object(), *argv = json_array(), *old;
 	int err;
 
 	json_put_text(root, "schema", "headroom.run/1");
@@ -191,10 +204,7 @@ int run_write_json(const struct run *r)
 	json_object_set_new(root, "seed", json_integer((json_int_t)q->seed));
 	json_object_set_new(root, "expect", expect_json(&r->scenario));
 	json_object_set_new(root, "options", request_json(q));
-	json_put_text(kernel, "spec", r->kernel.spec);
-	json_put_text(kernel, "version", r->kernel.version);
-	json_put_text(kernel, "source", r->kernel.source);
-	json_object_set_new(root, "kernel", kernel);
+	json_object_set_new(root, "kernel", kernel_json(&r->kernels[0].kernel));
 	json_object_set_new(root, "host", host_json(r));
 	json_object_set_new(root, "plan", plan_json(r));
 	/* A run that is resumed keeps what it began with. */
@@ -271,7 +281,7 @@ static bool read_request(struct run_request *q, const json_t *root)
 	const json_t *o = json_object_get(root, "options"), *sets = json_object_get(o, "set");
 
 	q->scenario = text_of(root, "scenario");
-	q->kernel = text_of(o, "kernel");
+	q->kernels[q->n_kernels++] = text_of(o, "kernel");
 	q->modules = text_of(o, "modules");
 	q->accel = text_of(o, "accel");
 	q->arms = text_of(o, "arms");
@@ -284,7 +294,14 @@ static bool read_request(struct run_request *q, const json_t *root)
 		if (!q->sets[q->n_sets++])
 			return false;
 	}
-	return q->scenario && q->kernel && q->repeat;
+	return q->scenario && q->kernels[0] && q->repeat;
+}
+
+static void read_begun_with(struct run_kernel *k, const json_t *stored)
+{
+	const char *version = text_of(stored, "version");
+
+	snprintf(k->begun_with, sizeof(k->begun_with), "%s", version ? version : "");
 }
 
 static bool safe_name(const char *name)
@@ -392,9 +409,7 @@ int run_load(struct run *r, const char *dir)
 	if (!read_request(&r->request, root) || !text_of(root, "scenario_text") || !text_of(root, "run_id"))
 		return bad_run(r->dir, "a field is missing or of the wrong type");
 	snprintf(r->run_id, sizeof(r->run_id), "%s", text_of(root, "run_id"));
-	if (text_of(json_object_get(root, "kernel"), "version"))
-		snprintf(r->begun_with, sizeof(r->begun_with), "%s",
-			 text_of(json_object_get(root, "kernel"), "version"));
+	read_begun_with(&r->kernels[0], json_object_get(root, "kernel"));
 	rc = run_plan(r, text_of(root, "scenario_text"));
 	if (rc)
 		return EXIT_NEED;
