@@ -200,6 +200,13 @@ class Cell:
         return obj(self.data.get(name))
 
     @property
+    def kernel(self) -> dict[str, Any]:
+        """What run.json says of the cell's own kernel: the only one, or that of the version which the cell has."""
+        version = self.section("machine").get("kernel")
+        several = [obj(kernel) for kernel in seq(self.run.data.get("kernels"))]
+        return next((one for one in several if one.get("version") == version), self.run.section("kernel"))
+
+    @property
     def watched(self) -> list[str]:
         """Slab caches that the scenario is about."""
         return [name for name in seq(self.section("watch").get("caches")) if isinstance(name, str)]

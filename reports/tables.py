@@ -228,7 +228,7 @@ def environment(comparison: Comparison) -> list[Row]:
         _per_column(comparison, name.replace("_", " "), lambda cell, n=name: plain(cell.section("machine").get(n)))
         for name in machine
     ]
-    rows.append(_per_column(comparison, "kernel package", lambda cell: plain(cell.run.section("kernel").get("source"))))
+    rows.append(_per_column(comparison, "kernel package", lambda cell: plain(cell.kernel.get("source"))))
     rows.append(_per_column(comparison, "acceleration", acceleration))
     rows.append(_per_column(comparison, "CPUs", lambda cell: plain(cell.section("machine").get("cpus"))))
     rows.append(_per_column(comparison, "memory", memory))

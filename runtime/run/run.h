@@ -12,15 +12,18 @@
 
 #include <stdbool.h>
 
-#define RUN_MAX_CELLS 512
-#define RUN_MAX_SETS  32
+#define RUN_MAX_CELLS	512
+#define RUN_MAX_SETS	32
+#define RUN_MAX_KERNELS 8
 
 /* What was asked for: the command line, or the stored options of a run that is resumed. */
 struct run_request {
 	const char *scenario;
-	const char *kernel, *modules, *accel; /* modules, accel: NULL when not given */
-	const char *arms;		      /* NULL: the scenario's own; "all" */
-	uint64_t memory_mib, cpus;	      /* 0: the scenario's own */
+	const char *kernels[RUN_MAX_KERNELS];
+	size_t n_kernels;
+	const char *modules, *accel; /* NULL when not given */
+	const char *arms;	     /* NULL: the scenario's own; "all" */
+	uint64_t memory_mib, cpus;   /* 0: the scenario's own */
 	uint64_t repeat, seed;
 	const char *sets[RUN_MAX_SETS];
 	size_t n_sets;
@@ -33,9 +36,10 @@ struct run_request {
 enum cell_state { CELL_OPEN, CELL_STARTED, CELL_ENDED };
 
 struct planned_cell {
-	char name[80]; /* 001-before-1 */
+	char name[80]; /* 001-before-1; of several kernels 001-before-6.1-1 */
 	char arm[64];
 	char replaces[80]; /* a cell that was cut off; "" */
+	unsigned kernel;   /* which one of the run's */
 	unsigned repeat;
 	uint64_t seed;
 	enum cell_state state;
@@ -44,17 +48,22 @@ struct planned_cell {
 	bool interrupted; /* cut off: says nothing about the kernel */
 };
 
+/* One of the kernels that cells run on, in the order of the request. */
+struct run_kernel {
+	struct kernel kernel;
+	struct image image;
+	char begun_with[128]; /* its version when a run that is resumed began; "" */
+};
+
 struct run {
 	struct run_request request;
 	char dir[PATH_MAX];
-	int lock_fd;	      /* of dir; the lock goes with the process */
-	char begun_with[128]; /* kernel version of a run that is resumed; "" */
-	char run_id[32];      /* prefix of the names of what cells create */
+	int lock_fd;	 /* of dir; the lock goes with the process */
+	char run_id[32]; /* prefix of the names of what cells create */
 	struct scenario scenario;
 	struct planned_cell plan[RUN_MAX_CELLS];
 	size_t n_cells;
-	struct kernel kernel;
-	struct image image;
+	struct run_kernel kernels[RUN_MAX_KERNELS];
 	struct accel accel;
 };
 
@@ -64,10 +73,14 @@ struct run {
 
 /* Scenario, options and plan from a request. Touches nothing. */
 int run_plan(struct run *r, const char *scenario_text);
+/* One more cell at the end of the plan. NULL: it has no room. */
+struct planned_cell *run_add_cell(struct run *r, const char *arm, unsigned kernel, unsigned repeat);
 /* Is there room, memory, QEMU? Nothing has been written when this refuses. */
 int run_check_needs(const struct run *r);
-/* Kernel, image, accelerator. */
+/* Kernels, their images, the accelerator. */
 int run_provision(struct run *r);
+/* The versions of the kernels, for people to read. */
+const char *run_versions(const struct run *r, char *buf, size_t size);
 /* Make the result directory and run.json. */
 int run_create_dir(struct run *r);
 int run_write_json(const struct run *r);

@@ -256,6 +256,7 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 	static const char *const stages[] = { "booting", "booted", "setting up", "running", "verifying", "ending" };
 	struct progress *p = arg;
 	const struct bb_header *h = box->head;
+	const struct planned_cell *cell = &p->run->plan[p->index];
 	unsigned stage = atomic_load(&h->stage);
 	size_t left = p->run->n_cells - p->index - 1;
 	double left_s = (double)left * p->typical_s + (p->typical_s > wall_s ? p->typical_s - wall_s : 0);
@@ -270,8 +271,8 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 			 atomic_load(&h->live_slab_kib) / 1024, atomic_load(&h->live_available_kib) / 1024,
 			 atomic_load(&h->live_oom_kills), atomic_load(&h->live_canary_ms));
 	fprintf(stderr, "%s[%zu/%zu] %s: %s %.0f s%s  (about %.0f s left)%s", p->terminal ? "\r\033[K" : "",
-		p->index + 1, p->run->n_cells, p->run->plan[p->index].arm, stages[stage <= BB_DONE ? stage : BB_DONE],
-		wall_s, live, left_s, p->terminal ? "" : "\n");
+		p->index + 1, p->run->n_cells, p->run->request.n_kernels > 1 ? cell->name : cell->arm,
+		stages[stage <= BB_DONE ? stage : BB_DONE], wall_s, live, left_s, p->terminal ? "" : "\n");
 	p->drawn = p->terminal;
 }
 
@@ -297,15 +298,16 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 		     struct progress *progress, struct guest_result *result)
 {
 	const struct scenario_opts *o = &p->scenario.opts;
+	const struct run_kernel *k = &r->kernels[r->plan[progress->index].kernel];
 	struct guest_config g = {
 		.accel = r->accel.name,
 		.cpus = (unsigned)o->cpus,
 		.memory_mib = (unsigned)o->memory,
 		.dimms = (unsigned)o->dimms,
 		.dimm_mib = (unsigned)o->dimm_mib,
-		.kernel = r->kernel.vmlinuz,
-		.initramfs = r->image.initramfs,
-		.image = r->image.image,
+		.kernel = k->kernel.vmlinuz,
+		.initramfs = k->image.initramfs,
+		.image = k->image.image,
 		.scratch = files->scratch,
 		.box_path = files->box,
 		.box_size = box->size,
@@ -339,7 +341,7 @@ static int judge(const struct run *r, struct planned_cell *c, const struct prepa
 		.scenario = &p->scenario,
 		.spec = &p->spec,
 		.arm = &p->arm,
-		.kernel = &r->kernel,
+		.kernel = &r->kernels[c->kernel].kernel,
 		.accel = &r->accel,
 		.cmdline = p->cmdline,
 		.repeat = c->repeat,
@@ -473,28 +475,62 @@ void run_sweep_cell(const struct run *r, const struct planned_cell *c)
 	remove_files(&files, true);
 }
 
-int run_provision(struct run *r)
+static int provision_one(struct run *r, size_t i)
 {
-	const char *spec = r->request.kernel;
+	const char *asked = r->request.kernels[i], *spec = asked;
+	struct run_kernel *k = &r->kernels[i];
 	int rc;
 
 	/* A run that is resumed goes on with the kernel it began with, whatever "default" means by now. */
-	if (*r->begun_with && !strchr(spec, '/'))
-		spec = r->begun_with;
-	rc = provision_kernel(&r->kernel, spec, r->request.modules);
-	if (!rc && *r->begun_with && strcmp(r->kernel.version, r->begun_with) != 0) {
-		log_err("%s: the run began with kernel %s, '%s' is %s now", r->dir, r->begun_with, spec,
-			r->kernel.version);
+	if (*k->begun_with && !strchr(spec, '/'))
+		spec = k->begun_with;
+	rc = provision_kernel(&k->kernel, spec, r->request.modules);
+	if (!rc && *k->begun_with && strcmp(k->kernel.version, k->begun_with) != 0) {
+		log_err("%s: the run began with kernel %s, '%s' is %s now", r->dir, k->begun_with, spec,
+			k->kernel.version);
 		return EXIT_NEED;
 	}
-	if (!rc)
-		snprintf(r->kernel.spec, sizeof(r->kernel.spec), "%s", r->request.kernel);
+	if (rc)
+		return rc;
+	snprintf(k->kernel.spec, sizeof(k->kernel.spec), "%s", asked);
+	return provision_image(&k->image, &k->kernel, r->scenario.workloads, r->scenario.n_workloads);
+}
 
+/* A report tells kernels apart by their versions. */
+static bool same_version_twice(const struct run *r)
+{
+	for (size_t i = 0; i < r->request.n_kernels; i++)
+		for (size_t n = 0; n < i; n++)
+			if (strcmp(r->kernels[n].kernel.version, r->kernels[i].kernel.version) == 0) {
+				log_err("--kernel %s and --kernel %s: both are %s, which would be one column of the "
+					"report",
+					r->request.kernels[n], r->request.kernels[i], r->kernels[i].kernel.version);
+				return true;
+			}
+	return false;
+}
+
+int run_provision(struct run *r)
+{
+	int rc = 0;
+
+	for (size_t i = 0; !rc && i < r->request.n_kernels; i++)
+		rc = provision_one(r, i);
+	if (!rc && same_version_twice(r))
+		return EXIT_USAGE;
 	if (!rc)
-		rc = provision_image(&r->image, &r->kernel, r->scenario.workloads, r->scenario.n_workloads);
-	if (!rc)
-		rc = provision_accel(&r->accel, &r->kernel, &r->image, r->request.accel);
+		rc = provision_accel(&r->accel, &r->kernels[0].kernel, &r->kernels[0].image, r->request.accel);
 	return rc == EXIT_USAGE ? EXIT_NEED : rc;
+}
+
+const char *run_versions(const struct run *r, char *buf, size_t size)
+{
+	size_t len = 0;
+
+	buf[0] = '\0';
+	for (size_t i = 0; i < r->request.n_kernels && len < size; i++)
+		len += (size_t)snprintf(buf + len, size - len, "%s%s", i ? ", " : "", r->kernels[i].kernel.version);
+	return buf;
 }
 
 /* --- The end --- */
@@ -541,7 +577,8 @@ static void print_json(const struct run *r, int code)
 	jsonw_init(&j, text, sizeof(text));
 	jsonw_object(&j, NULL);
 	jsonw_str(&j, "dir", r->dir);
-	jsonw_str(&j, "kernel", r->kernel.version);
+	if (r->request.n_kernels == 1)
+		jsonw_str(&j, "kernel", r->kernels[0].kernel.version);
 	jsonw_u64(&j, "exit", (uint64_t)code);
 	jsonw_array(&j, "cells");
 	for (size_t i = 0; i < r->n_cells; i++) {
@@ -550,6 +587,8 @@ static void print_json(const struct run *r, int code)
 		jsonw_object(&j, NULL);
 		jsonw_str(&j, "cell", c->name);
 		jsonw_str(&j, "arm", c->arm);
+		if (r->request.n_kernels > 1)
+			jsonw_str(&j, "kernel", r->kernels[c->kernel].kernel.version);
 		jsonw_u64(&j, "repeat", c->repeat);
 		if (c->state == CELL_ENDED) {
 			jsonw_str(&j, "verdict", verdict_name(c->verdict));
@@ -585,7 +624,9 @@ static void tell_findings(const struct run *r, const struct planned_cell *c)
 
 static void print_summary(const struct run *r)
 {
-	printf("\n%s on %s (%s)\n", r->scenario.name, r->kernel.version, r->accel.name);
+	char versions[512];
+
+	printf("\n%s on %s (%s)\n", r->scenario.name, run_versions(r, versions, sizeof(versions)), r->accel.name);
 	for (size_t i = 0; i < r->n_cells; i++) {
 		const struct planned_cell *c = &r->plan[i];
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -57,6 +58,28 @@ def swap_runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """Swap on dm-crypt on two kernels, every arm three times; not to be changed."""
     path = tmp_path_factory.mktemp("swap")
     return [make_swap_run(path / kernel, kernel) for kernel in ("6.1", "6.12")]
+
+
+@pytest.fixture(scope="session")
+def swap_run_on_two_kernels(swap_runs: list[Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The cells of `swap_runs` in one run, interleaved as such a run has them; not to be changed."""
+    path = tmp_path_factory.mktemp("both") / "swap"
+    runs = [json.loads((run / "run.json").read_text()) for run in swap_runs]
+    rows = [(row["repeat"], kernel, row) for kernel, run in enumerate(runs) for row in run["plan"]]
+    rows.sort(key=lambda row: (row[0], row[1] if row[0] == 1 else row[2]["cell"]))
+    plan = []
+    for number, (repeat, kernel, row) in enumerate(rows, 1):
+        spec = runs[kernel]["kernel"]["spec"]
+        name = f"{number:03}-{row['arm']}-{spec}-{repeat}"
+        plan.append(row | {"cell": name, "kernel": spec})
+        shutil.copytree(swap_runs[kernel] / "cells" / row["cell"], path / "cells" / name)
+        record = json.loads((path / "cells" / name / "cell.json").read_text())
+        (path / "cells" / name / "cell.json").write_text(json.dumps(record | {"cell": name}))
+    whole = runs[0] | {"plan": plan, "kernels": [run["kernel"] for run in runs]}
+    del whole["kernel"]
+    (path / "run.json").write_text(json.dumps(whole))
+    (path / "journal.jsonl").write_text('{"event": "run-start"}\n{"event": "run-end", "status": "complete"}\n')
+    return path
 
 
 @pytest.fixture

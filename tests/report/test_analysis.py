@@ -206,6 +206,37 @@ def test_other_kernels_are_other_columns(new_run, compared, edit):
     assert columns[3].baseline is columns[2] and columns[2].baseline is None
 
 
+def test_two_kernels_of_one_run_are_as_two_runs(swap_runs, swap_run_on_two_kernels, compared):
+    apart, together = (
+        json.loads(machine.render(compared(*paths))) for paths in (swap_runs, [swap_run_on_two_kernels])
+    )
+    for arm in apart["arms"] + together["arms"]:
+        for cell in arm["cells"]:
+            del cell["cell"], cell["run"]
+    assert len(together["arms"]) == 20 and len(together["effects"]) == 16
+    for part in ("summary", "arms", "metrics", "effects", "statistics"):
+        assert together[part] == apart[part], part
+
+
+def test_each_kernel_of_a_run_has_its_own_package(swap_runs, swap_run_on_two_kernels, compared):
+    for paths in (swap_runs, [swap_run_on_two_kernels]):
+        comparison = compared(*paths)
+        (packages,) = [row for row in tables.environment(comparison) if row.name == "kernel package"]
+        assert packages.values == [f"linux-image-{column.key[1]}" for column in comparison.columns]
+
+
+@pytest.mark.parametrize(("values", "pinned"), [(("0x0000", "0x0000"), True), (("0x0000", "0x0007"), False)])
+def test_what_kernels_are_pinned_to_is_told(new_run, compared, edit, values, pinned):
+    path = new_run()
+    for name, kernel, value in zip(("001-before-1", "002-after-1"), ("6.1.0", "6.12.1"), values):
+        file = path / f"cells/{name}/cell.json"
+        record = json.loads(file.read_text())
+        settings = record["settings"] | {"lru_gen.enabled": value}
+        edit(file, settings=settings, machine=record["machine"] | {"kernel": kernel}, arm="before")
+    (row,) = [row for row in tables.settings(compared(path))[pinned] if row.name == "lru_gen.enabled"]
+    assert tuple(row.values) == values
+
+
 def test_other_options_are_not_repeats(new_run, compared, edit):
     first, second = new_run("a"), new_run("b")
     for cell in (second / "cells").iterdir():

@@ -97,6 +97,14 @@ def test_two_kernels_keep_apart(swap_runs, compared):
         assert kernels == {kernel}
 
 
+def test_two_kernels_of_one_run_keep_apart(swap_run_on_two_kernels, compared):
+    found = effects.groups(compared(swap_run_on_two_kernels))
+    assert [group.name for group in found] == list(SWAP_KERNELS.values())
+    for group, kernel in zip(found, SWAP_KERNELS.values()):
+        kernels = {cell.section("machine")["kernel"] for pair in group.pairs for cell in pair.off.cells + pair.on.cells}
+        assert len(group.pairs) == 8 and kernels == {kernel}
+
+
 def test_other_options_keep_apart(new_swap_run, compared):
     first, second = (new_swap_run(name, arms=ONE, step=4.0) for name in "ab")
     set_option(second, "swap_pct", "71")
