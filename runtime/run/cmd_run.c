@@ -5,17 +5,14 @@
 #include "base/log.h"
 #include "base/spawn.h"
 #include "commands.h"
-#include "run/journal.h"
 #include "run/mitigation.h"
+#include "run/suite.h"
 
-#include <errno.h>
-#include <fcntl.h>
 #include <getopt.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/random.h>
 #include <unistd.h>
 
@@ -243,52 +240,20 @@ static void show_plan(struct run *r)
 	guest_argv_free(argv);
 }
 
-/* Two programs on one run would start the same cells. */
-static int lock_run(struct run *r)
+/* All of them are made before the first one runs. */
+static int run_suite(const struct run_request *q, char *const *scenarios, size_t n)
 {
-	r->lock_fd = open(r->dir, O_RDONLY | O_DIRECTORY | O_CLOEXEC);
-	if (r->lock_fd < 0 || flock(r->lock_fd, LOCK_EX | LOCK_NB) < 0) {
-		log_err("%s: %s", r->dir, errno == EWOULDBLOCK ? "another headroom is running it" : strerror(errno));
-		return EXIT_NEED;
-	}
-	return 0;
-}
+	static char dir[PATH_MAX];
+	int rc = suite_create(q, scenarios, n, dir);
 
-static void log_choice(const struct run *r)
-{
-	char versions[512];
-
-	log_info("%s: %zu cells on %s (%s), seed %" PRIu64, r->scenario.name, r->n_cells,
-		 run_versions(r, versions, sizeof(versions)), r->accel.name, r->request.seed);
-}
-
-static int run_scenario(struct run *r)
-{
-	int rc = run_check_needs(r);
-
-	if (!rc)
-		rc = run_provision(r);
-	if (!rc && interrupted)
-		rc = EXIT_INTERRUPTED;
-	if (!rc)
-		rc = run_create_dir(r);
-	if (!rc)
-		rc = lock_run(r);
-	if (!rc && journal_write(r->dir, "run-start", NULL)) {
-		log_err("%s: the journal cannot be written", r->dir);
-		rc = EXIT_BROKEN;
-	}
-	if (rc)
-		return rc;
-	log_choice(r);
-	return run_walk(r);
+	return rc ? rc : suite_walk(dir, q);
 }
 
 int cmd_run(int argc, char **argv)
 {
 	static struct run r;
 	struct run_request request = { .repeat = 1, .out = "results" };
-	int rc, worst = 0;
+	int rc;
 
 	if (getrandom(&request.seed, sizeof(request.seed), 0) != sizeof(request.seed))
 		request.seed = 1;
@@ -312,69 +277,13 @@ int cmd_run(int argc, char **argv)
 	if (request.dry_run)
 		return EXIT_DONE;
 	spawn_catch_signals();
-	for (int i = optind; i < argc; i++) {
-		memset(&r, 0, sizeof(r));
-		r.request = request;
-		r.request.scenario = argv[i];
-		rc = run_plan(&r, NULL);
-		if (!rc)
-			rc = run_scenario(&r);
-		if (rc > worst)
-			worst = rc;
-		if (rc >= EXIT_USAGE)
-			break;
-	}
-	return worst;
+	if (argc - optind > 1)
+		return run_suite(&request, argv + optind, (size_t)(argc - optind));
+	rc = run_begin(&r);
+	return rc ? rc : run_go(&r);
 }
 
 /* --- resume --- */
-
-static bool is_replaced(const struct run *r, const struct planned_cell *c)
-{
-	for (size_t i = 0; i < r->n_cells; i++)
-		if (strcmp(r->plan[i].replaces, c->name) == 0)
-			return true;
-	return false;
-}
-
-/* The same arm, kernel, repeat and seed once more, at the end of the plan. */
-static int plan_again(struct run *r, const struct planned_cell *cut)
-{
-	struct planned_cell *c = run_add_cell(r, cut->arm, cut->kernel, cut->repeat);
-
-	if (!c) {
-		log_err("%s: the plan has no room for another cell", r->dir);
-		return EXIT_NEED;
-	}
-	c->seed = cut->seed;
-	snprintf(c->replaces, sizeof(c->replaces), "%s", cut->name);
-	return 0;
-}
-
-static int take_up(struct run *r)
-{
-	size_t n = r->n_cells;
-	int rc = 0;
-
-	for (size_t i = 0; !rc && i < n; i++) {
-		if (r->plan[i].state == CELL_STARTED)
-			rc = run_end_interrupted(r, &r->plan[i]);
-		else if (r->plan[i].state == CELL_ENDED)
-			run_sweep_cell(r, &r->plan[i]);
-	}
-	for (size_t i = 0; !rc && i < n; i++)
-		if (r->plan[i].state == CELL_ENDED && r->plan[i].interrupted && !is_replaced(r, &r->plan[i]))
-			rc = plan_again(r, &r->plan[i]);
-	return rc ? rc : run_write_json(r);
-}
-
-static bool anything_open(const struct run *r)
-{
-	for (size_t i = 0; i < r->n_cells; i++)
-		if (r->plan[i].state == CELL_OPEN)
-			return true;
-	return false;
-}
 
 int cmd_resume(int argc, char **argv)
 {
@@ -385,16 +294,16 @@ int cmd_resume(int argc, char **argv)
 		{ 0 },
 	};
 	static struct run r;
-	bool json = false, no_report = false;
-	int c, rc;
+	struct run_request how = { 0 };
+	int c;
 
 	while ((c = getopt_long(argc, argv, "h", options, NULL)) != -1) {
 		if (c == 'h') {
 			fputs(resume_help, stdout);
 			return EXIT_DONE;
 		}
-		json |= c == 'j';
-		no_report |= c == 'n';
+		how.json |= c == 'j';
+		how.no_report |= c == 'n';
 		if (c == '?') {
 			log_err("see 'headroom resume --help'");
 			return EXIT_USAGE;
@@ -405,26 +314,7 @@ int cmd_resume(int argc, char **argv)
 		return EXIT_USAGE;
 	}
 	spawn_catch_signals();
-	rc = run_load(&r, argv[optind]);
-	r.request.json = json;
-	r.request.no_report = no_report;
-	r.request.argc = argc;
-	r.request.argv = argv;
-	r.request.out = r.dir;
-	if (!rc)
-		rc = lock_run(&r);
-	if (!rc)
-		rc = run_check_needs(&r);
-	if (!rc)
-		rc = run_provision(&r);
-	if (!rc)
-		rc = take_up(&r);
-	if (rc)
-		return rc;
-	if (!anything_open(&r))
-		log_info("%s: all cells are complete", r.dir);
-	else if (journal_write(r.dir, "resume", NULL))
-		return EXIT_BROKEN;
-	log_choice(&r);
-	return run_walk(&r);
+	how.argc = argc;
+	how.argv = argv;
+	return suite_is(argv[optind]) ? suite_walk(argv[optind], &how) : run_take_up(&r, argv[optind], &how);
 }

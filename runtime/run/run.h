@@ -65,6 +65,7 @@ struct run {
 	size_t n_cells;
 	struct run_kernel kernels[RUN_MAX_KERNELS];
 	struct accel accel;
+	double later_s; /* what comes after this run is expected to take; only for the time left that is shown */
 };
 
 /*
@@ -86,6 +87,15 @@ int run_create_dir(struct run *r);
 int run_write_json(const struct run *r);
 /* Run what is open in the plan; journal, cells, summary, report. The program's exit code. */
 int run_walk(struct run *r);
+/* Of a planned run: all that is needed is there, its directory is made and its journal begun. */
+int run_begin(struct run *r);
+/* Walk a run that was begun. The program's exit code. */
+int run_go(struct run *r);
+/*
+ * Take up the run in this directory, cut off or not yet walked, and walk what is open in it; of `how` only the output
+ * counts, and the command line. The program's exit code.
+ */
+int run_take_up(struct run *r, const char *dir, const struct run_request *how);
 
 /* Load a run from its directory: run.json and the journal. Strings stay allocated as long as the program runs. */
 int run_load(struct run *r, const char *dir);

@@ -259,7 +259,8 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 	const struct planned_cell *cell = &p->run->plan[p->index];
 	unsigned stage = atomic_load(&h->stage);
 	size_t left = p->run->n_cells - p->index - 1;
-	double left_s = (double)left * p->typical_s + (p->typical_s > wall_s ? p->typical_s - wall_s : 0);
+	double left_s =
+		(double)left * p->typical_s + (p->typical_s > wall_s ? p->typical_s - wall_s : 0) + p->run->later_s;
 	char live[160] = "";
 
 	if (!p->terminal && wall_s < p->plain_due_s)
