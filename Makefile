@@ -12,10 +12,18 @@ PKG_CONFIG ?= pkg-config
 PYTHON  ?= /usr/bin/python3
 CFLAGS  ?= -O2 -g
 PYTEST   = $(PYTHON) -m pytest -q -p no:cacheprovider
-# Of `make bench`:
-SCENARIO ?= snapshot
-KERNEL  ?= default
-REPEAT  ?= 1
+# Of `make bench`: PROFILE=quick is the two arms once, PROFILE=full every arm, five times.
+PROFILE  ?= quick
+SCENARIO ?= snapshot swap-crypt cgroup-churn mem-offline storm
+KERNEL   ?= default
+ifeq ($(PROFILE),full)
+ARMS     ?= all
+REPEAT   ?= 5
+else ifneq ($(PROFILE),quick)
+$(error PROFILE=$(PROFILE): must be quick or full)
+endif
+ARMS     ?= before,after
+REPEAT   ?= 1
 OUT     ?= results
 # Of `make bench-recorder` and `make fuzz`:
 ROUNDS  ?= 5
@@ -58,11 +66,12 @@ deps: ## install what is missing to build, run and test (Debian 12 and 13; else:
 	$(Q)tools/deps.sh --for $(or $(FOR),test)
 
 # A second make, because only now is pkg-config there to be asked.
-bench: ## run SCENARIO (snapshot) before and after its mitigations in a guest; KERNEL="6.1 6.12" REPEAT=3 ARMS=all OUT=DIR
+bench: ## five scenarios before and after their mitigations, in guests: under 12 min; SCENARIO= KERNEL="6.1 6.12" REPEAT= ARMS= PROFILE=full
 	$(Q)$(MAKE) --no-print-directory FOR=bench deps
 	$(Q)$(MAKE) --no-print-directory all
+	$(Q)build/headroom doctor --out $(OUT)
 	$(Q)build/headroom run $(SCENARIO) --out $(OUT) $(addprefix --kernel ,$(KERNEL)) --repeat $(REPEAT) \
-		$(if $(ARMS),--arms $(ARMS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(SEED),--seed $(SEED))
+		--arms $(ARMS) $(if $(MEMORY),--memory $(MEMORY)) $(if $(SEED),--seed $(SEED))
 
 report: all ## write the report of the newest run (or of RUNS="DIR...") again
 	$(Q)runs="$(RUNS)"; [ -n "$$runs" ] || runs=$$(ls -td $(OUT)/*/ 2>/dev/null | head -n 1); \

@@ -510,7 +510,8 @@ def verdict_words(column: Column) -> str:
     return ", ".join(f"{n} of {total} {words}" for words, n in column.outcomes.most_common()) or "no outcome"
 
 
-def _column_words(column: Column) -> str:
+def column_words(column: Column) -> str:
+    """What an arm came to, with the times that belong to it."""
     if len(column.standing) == 1:
         return _cell_words(column.standing[0])
     finished = [t for cell in column.counted if cell.verdict == "ok" and (t := cell.metric("elapsed_s")) is not None]
@@ -535,7 +536,7 @@ def summary(comparison: Comparison) -> list[str]:
     for key in distinct([column.key for column in comparison.columns]):
         columns = [column for column in comparison.columns if column.key == key]
         told = columns if len(columns) <= 4 else ends(columns)
-        parts = [f"{column.arm} = {_column_words(column)}" for column in told]
+        parts = [f"{column.arm} = {column_words(column)}" for column in told]
         rest = [column for column in columns if column not in told]
         if rest:
             counts = sum((column.outcomes for column in rest), Counter())

@@ -15,7 +15,7 @@ if __package__ in (None, ""):
     HERE = Path(__file__).resolve().parent
     sys.path = [str(HERE.parent)] + [entry for entry in sys.path if Path(entry or ".").resolve() != HERE]
 
-from reports import analysis, html, machine, markdown  # noqa: E402
+from reports import analysis, html, machine, markdown, suite  # noqa: E402
 from reports.model import load_run  # noqa: E402
 from reports.text import clean, one_line  # noqa: E402
 
@@ -29,13 +29,16 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Compare the arms of one or more runs.",
         epilog="Without an option: write report.html into the first DIR and print the verdicts.",
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="+", type=Path, help="a run directory")
+    parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="a run directory")
+    parser.add_argument("--suite", metavar="DIR", type=Path, help="write the front page of several scenarios into DIR")
     parser.add_argument("--html", metavar="F", help="write one self-contained HTML file (- for stdout)")
     parser.add_argument("--json", metavar="F", help="write schema headroom.compare/1")
     parser.add_argument("--markdown", metavar="F", help="write summary, verdicts, metrics and mitigations")
     arguments = parser.parse_args(argv)
     if sum(getattr(arguments, name) == "-" for name in WRITERS) > 1:
         parser.error("only one output can go to stdout")
+    if bool(arguments.suite) == bool(arguments.dirs):
+        parser.error("name either run directories or --suite DIR")
     for path in arguments.dirs:
         if not path.is_dir():
             parser.error(f"{one_line(path)}: not a directory")
@@ -57,6 +60,17 @@ def verdict_table(comparison: analysis.Comparison) -> str:
     return "\n".join(f"{row[0]:{widths[0]}}  {row[1]:{widths[1]}}  {row[2]}".rstrip() for row in rows)
 
 
+def _suite(directory: Path) -> int:
+    problems: list[str] = []
+    try:
+        page = suite.render(directory, problems)
+        _write(str(directory / "report.html"), page)
+    except (OSError, ValueError) as error:
+        print(f"headroom compare: {one_line(directory)}: {one_line(error, 200)}", file=sys.stderr)
+        return EXIT_NOTHING
+    return 0
+
+
 def _write(target: str, content: str) -> None:
     # A record can hold what UTF-8 has no bytes for.
     data = content.encode("utf-8", "replace")
@@ -70,6 +84,8 @@ def _write(target: str, content: str) -> None:
 def main(argv: list[str] | None = None) -> int:
     """Reads, compares, writes."""
     arguments = _arguments(argv)
+    if arguments.suite:
+        return _suite(arguments.suite)
     problems: list[str] = []
     runs = [load_run(path, problems) for path in arguments.dirs]
     for problem in problems:

@@ -300,9 +300,9 @@ def _finalize(value: Any) -> Any:
     return clean(value) if isinstance(value, str) and not isinstance(value, Markup) else value
 
 
-def render(comparison: Comparison) -> str:
-    """The whole page."""
-    environment = Environment(
+def environment() -> Environment:
+    """In which pages are made: every value escaped and cleaned, and none that is missing passed over."""
+    return Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=StrictUndefined,
@@ -310,6 +310,10 @@ def render(comparison: Comparison) -> str:
         lstrip_blocks=True,
         finalize=_finalize,
     )
+
+
+def render(comparison: Comparison) -> str:
+    """The whole page."""
     histories = memory.histories(comparison)
     caches, cache_figures = slabs.by_cache(comparison)
     figures = {
@@ -327,7 +331,7 @@ def render(comparison: Comparison) -> str:
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if drawn else ""
     page_script = (TEMPLATES / "report.js").read_text(encoding="utf-8")
     themes = {"light": context["light"], "dark": context["dark"]}
-    return environment.get_template("report.html.j2").render(
+    return environment().get_template("report.html.j2").render(
         **context,
         figures=figures,
         drawn=drawn,
