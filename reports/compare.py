@@ -29,7 +29,7 @@ def _arguments(argv: list[str] | None) -> argparse.Namespace:
         description="Compare the arms of one or more runs.",
         epilog="Without an option: write report.html into the first DIR and print the verdicts.",
     )
-    parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="a run directory")
+    parser.add_argument("dirs", metavar="DIR", nargs="*", type=Path, help="a run directory, or that of a suite")
     parser.add_argument("--suite", metavar="DIR", type=Path, help="write the front page of several scenarios into DIR")
     parser.add_argument("--html", metavar="F", help="write one self-contained HTML file (- for stdout)")
     parser.add_argument("--json", metavar="F", help="write schema headroom.compare/1")
@@ -71,6 +71,14 @@ def _suite(directory: Path) -> int:
     return 0
 
 
+def _suite_again(directory: Path) -> int:
+    """The report of each of its runs, and the front page."""
+    for name in suite.read(directory):
+        main([str(directory / name)])
+    print(directory / "report.html", flush=True)
+    return _suite(directory)
+
+
 def _write(target: str, content: str) -> None:
     # A record can hold what UTF-8 has no bytes for.
     data = content.encode("utf-8", "replace")
@@ -86,6 +94,8 @@ def main(argv: list[str] | None = None) -> int:
     arguments = _arguments(argv)
     if arguments.suite:
         return _suite(arguments.suite)
+    if (arguments.dirs[0] / suite.FILE).is_file():
+        return _suite_again(arguments.dirs[0])
     problems: list[str] = []
     runs = [load_run(path, problems) for path in arguments.dirs]
     for problem in problems:

@@ -13,6 +13,7 @@ from reports.analysis import Column, Comparison, Metric
 from reports.model import Run, load_run, num, obj, seq, text
 from reports.text import NOT_MEASURED, plural
 
+FILE = "suite.json"
 # Of all metrics those that say most to who does not know the others: names, or how they begin.
 HEADLINES = ("elapsed_s", "oom_kills", "slab_peak_kib", "standstill_max_ms", "wq_delay_max_ms", "offlined_gib_min")
 
@@ -113,7 +114,7 @@ def _machines(parts: list[Part]) -> list[str]:
 
 def read(directory: Path) -> list[str]:
     """The directories that suite.json names; only ones that lie in it."""
-    data = json.loads((directory / "suite.json").read_text(encoding="utf-8"))
+    data = json.loads((directory / FILE).read_text(encoding="utf-8"))
     names = [text(name) for name in seq(obj(data).get("runs"))]
     return [name for name in names if name and "/" not in name and not name.startswith(".")]
 

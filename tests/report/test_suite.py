@@ -36,6 +36,12 @@ def test_the_program_writes_it(directory, capsys):
     assert capsys.readouterr().out == ""
 
 
+def test_a_suite_can_be_compared_like_a_run(directory, capsys):
+    assert compare.main([str(directory)]) == 0
+    assert (directory / "two-swap-crypt/report.html").is_file() and (directory / "report.html").is_file()
+    assert "two-swap-crypt/report.html" in (directory / "report.html").read_text()
+
+
 def test_a_scenario_that_never_ran_is_told(directory, edit):
     for cell in (directory / "one-snapshot/cells").iterdir():
         for file in cell.iterdir():
