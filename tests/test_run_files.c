@@ -415,6 +415,141 @@ static void an_arm_that_is_no_file_name_is_refused(void **state)
 	assert_int_equal(quietly(plan_now, (void *)"[snapshot-cow]\n[arm x/../../y]\ncow-limit = 64\n"), EXIT_USAGE);
 }
 
+/* --- Several kernels --- */
+
+/* crypt-split is there since Linux 6.12 only. */
+#define SWAP_SCENARIO "[scenario]\nsummary = a test\n[swap-crypt]\n"
+
+static void request_on(const char *const *kernels, const char *arms, uint64_t repeat)
+{
+	request(arms, repeat, 42);
+	for (r.request.n_kernels = 0; kernels[r.request.n_kernels]; r.request.n_kernels++)
+		r.request.kernels[r.request.n_kernels] = kernels[r.request.n_kernels];
+}
+
+static int plan_on(const char *const *kernels, const char *arms, uint64_t repeat)
+{
+	request_on(kernels, arms, repeat);
+	return quietly(plan_now, (void *)SCENARIO);
+}
+
+static const char *const two_kernels[] = { "6.1", "6.12", NULL };
+
+static void every_arm_runs_on_each_kernel(void **state)
+{
+	static const char *const names[] = { "001-before-6.1-1", "002-after-6.1-1", "003-before-6.12-1",
+					     "004-after-6.12-1" };
+
+	(void)state;
+	assert_int_equal(plan_on(two_kernels, NULL, 1), 0);
+	assert_int_equal(r.n_cells, 4);
+	for (size_t i = 0; i < 4; i++) {
+		assert_string_equal(r.plan[i].name, names[i]);
+		assert_string_equal(r.plan[i].arm, i % 2 ? "after" : "before");
+		assert_int_equal(r.plan[i].kernel, i / 2);
+		assert_int_equal(r.plan[i].seed, 42);
+	}
+}
+
+/* The order of a repeat mixes kernels as it mixes arms: else a kernel would have the machine of another hour. */
+static void kernels_are_interleaved_within_a_repeat(void **state)
+{
+	bool mixed = false;
+
+	(void)state;
+	assert_int_equal(plan_on(two_kernels, "before,after,strict", 6), 0);
+	assert_int_equal(r.n_cells, 36);
+	for (size_t i = 0; i < r.n_cells; i++) {
+		const struct planned_cell *c = &r.plan[i];
+		unsigned same = 0;
+
+		assert_int_equal(c->repeat, i / 6 + 1);
+		for (size_t k = i / 6 * 6; k < i / 6 * 6 + 6; k++)
+			same += r.plan[k].kernel == c->kernel && strcmp(r.plan[k].arm, c->arm) == 0;
+		assert_int_equal(same, 1);
+		mixed |=
+			i % 6 == 2 && r.plan[i - 2].kernel != r.plan[i - 1].kernel && r.plan[i - 1].kernel != c->kernel;
+	}
+	assert_true(mixed);
+}
+
+static unsigned count_arm(const char *arm, unsigned kernel)
+{
+	unsigned n = 0;
+
+	for (size_t i = 0; i < r.n_cells; i++)
+		n += r.plan[i].kernel == kernel && strcmp(r.plan[i].arm, arm) == 0;
+	return n;
+}
+
+static void all_arms_are_those_of_each_kernel(void **state)
+{
+	(void)state;
+	request_on(two_kernels, "all", 1);
+	assert_int_equal(quietly(plan_now, (void *)SWAP_SCENARIO), 0);
+	for (unsigned kernel = 0; kernel < 2; kernel++) {
+		assert_int_equal(count_arm("before", kernel), 1);
+		assert_int_equal(count_arm("only-swap-limit", kernel), 1);
+		assert_int_equal(count_arm("only-crypt-split", kernel), kernel);
+		assert_int_equal(count_arm("without-crypt-split", kernel), kernel);
+	}
+}
+
+#define LONG_ARM "an-arm-with-the-longest-name-there-may-be"
+
+static void kernels_make_names_of_files(void **state)
+{
+	static const char *const kernels[] = { "/a/bzImage",	      "b/bzImage", "debug:6.12+lockdep",
+					       "/boot/vmlinuz 6.1;x", "/a/../..",  NULL };
+	static const char *const names[] = { "001-after-bzImage.1-1", "002-after-bzImage.2-1",
+					     "003-after-debug-6.12+lockdep-1", "004-after-vmlinuz-6.1-x-1",
+					     "005-after-..-1" };
+	char long_name[400];
+	const char *const long_kernels[] = { "6.1", long_name, NULL };
+	static const char *const long_twins[] = { "/a/vmlinuz-6.1.0-56-amd64-own", "/b/vmlinuz-6.1.0-56-amd64-own",
+						  NULL };
+
+	(void)state;
+	assert_int_equal(plan_on(kernels, "after", 1), 0);
+	for (size_t i = 0; i < r.n_cells; i++)
+		assert_string_equal(r.plan[i].name, names[i]);
+	assert_int_equal(plan_on(long_twins, "after", 1), 0);
+	assert_string_equal(r.plan[0].name, "001-after-vmlinuz-6.1.0-56-amd64-.1-1");
+	assert_string_equal(r.plan[1].name, "002-after-vmlinuz-6.1.0-56-amd64-.2-1");
+	memset(long_name, 'x', sizeof(long_name) - 1);
+	long_name[sizeof(long_name) - 1] = '\0';
+	request_on(long_kernels, LONG_ARM, 100);
+	assert_int_equal(quietly(plan_now, (void *)("[snapshot-cow]\n[arm " LONG_ARM "]\ncow-limit = 64\n")), 0);
+	for (size_t i = 0; i < r.n_cells; i++)
+		assert_int_equal(strtol(strrchr(r.plan[i].name, '-') + 1, NULL, 10), r.plan[i].repeat);
+}
+
+static void wrong_kernels_are_usage_errors(void **state)
+{
+	static const char *const twice[] = { "6.1", "6.12", "6.1", NULL };
+	static const char *const paths[] = { "/a/bzImage", "/b/bzImage", NULL };
+
+	(void)state;
+	assert_int_equal(plan_on(twice, NULL, 1), EXIT_USAGE);
+	assert_int_equal(plan_on(paths, NULL, 1), 0);
+	request_on(paths, NULL, 1);
+	r.request.modules = "/a";
+	assert_int_equal(quietly(plan_now, (void *)SCENARIO), EXIT_USAGE);
+	request_on(paths + 1, NULL, 1);
+	r.request.modules = "/a";
+	assert_int_equal(quietly(plan_now, (void *)SCENARIO), 0);
+	assert_int_equal(plan_on(two_kernels, "before,after", 128), 0);
+	assert_int_equal(plan_on(two_kernels, "before,after", 129), EXIT_USAGE);
+}
+
+/* Kernels differ in it when they are left to themselves. */
+static void mglru_is_the_same_on_every_kernel(void **state)
+{
+	(void)state;
+	assert_int_equal(plan_on(two_kernels, NULL, 1), 0);
+	assert_int_equal(r.scenario.opts.lru_gen, 0); /* off */
+}
+
 /* --- Taking a run up --- */
 
 static const char stored_head[] =
@@ -693,6 +828,51 @@ static void a_plan_survives_the_way_through_run_json(void **state)
 	assert_string_equal(r.run_id, "hr-12345678");
 }
 
+static void provisioned(size_t kernel, const char *spec, const char *version)
+{
+	struct kernel *k = &r.kernels[kernel].kernel;
+
+	strcpy(k->spec, spec);
+	strcpy(k->version, version);
+	strcpy(k->source, "a package");
+}
+
+/* Written as a run on two kernels writes it, with a cell that is run again. */
+static void write_run_on_two(void)
+{
+	static const char *const kernels[] = { "default", "6.12", NULL };
+
+	assert_int_equal(plan_on(kernels, "before,after", 3), 0);
+	snprintf(r.dir, sizeof(r.dir), "%s", dir);
+	strcpy(r.run_id, "hr-12345678");
+	provisioned(0, "default", "6.1.0-42-amd64");
+	provisioned(1, "6.12", "6.12.9-amd64");
+	assert_non_null(run_add_cell(&r, "after", 1, 2));
+	strcpy(r.plan[12].replaces, r.plan[5].name);
+	assert_int_equal(quietly(write_now, NULL), 0);
+	t_write(dir, "journal.jsonl", START_LINE("003-before-6.12-1") END_LINE("003-before-6.12-1", "oom"));
+}
+
+static void a_run_on_two_kernels_is_taken_up_on_those(void **state)
+{
+	static struct run written;
+
+	(void)state;
+	write_run_on_two();
+	written = r;
+	assert_int_equal(quietly(load_now, dir), 0);
+	assert_int_equal(r.request.n_kernels, 2);
+	assert_string_equal(r.request.kernels[0], "default");
+	assert_string_equal(r.kernels[0].begun_with, "6.1.0-42-amd64"); /* whatever it stands for by now */
+	assert_string_equal(r.kernels[1].begun_with, "6.12.9-amd64");
+	assert_int_equal(r.n_cells, 13);
+	assert_string_equal(r.plan[12].name, "013-after-6.12-2");
+	assert_int_equal(r.plan[2].state, CELL_ENDED);
+	r.plan[2] = written.plan[2];
+	for (size_t i = 0; i < r.n_cells; i++)
+		assert_memory_equal(&r.plan[i], &written.plan[i], sizeof(r.plan[i]));
+}
+
 static json_t *load_json(const char *name)
 {
 	json_t *root = json_load_file(in_dir(name), 0, NULL);
@@ -734,6 +914,67 @@ static void a_run_that_is_taken_up_keeps_what_it_began_with(void **state)
 	json_decref(after);
 }
 
+static void several_kernels_are_a_list_in_the_record(void **state)
+{
+	json_t *root, *kernels, *row;
+	size_t i;
+
+	(void)state;
+	write_run_on_two();
+	root = load_json("run.json");
+	kernels = json_object_get(root, "kernels");
+	assert_null(json_object_get(root, "kernel"));
+	assert_int_equal(json_array_size(kernels), 2);
+	assert_string_equal(json_string_value(json_object_get(json_array_get(kernels, 1), "version")), "6.12.9-amd64");
+	assert_non_null(
+		strstr(json_string_value(json_object_get(root, "command")), " --kernel default --kernel 6.12 "));
+	json_array_foreach (json_object_get(root, "plan"), i, row)
+		assert_string_equal(json_string_value(json_object_get(row, "kernel")),
+				    r.plan[i].kernel ? "6.12" : "default");
+	json_decref(root);
+	assert_int_equal(plan("before", 1, 42), 0);
+	snprintf(r.dir, sizeof(r.dir), "%s", dir);
+	provisioned(0, "6.1", "6.1.0-42-amd64");
+	assert_int_equal(quietly(write_now, NULL), 0);
+	root = load_json("run.json");
+	assert_null(json_object_get(root, "kernels"));
+	assert_string_equal(json_string_value(json_object_get(json_object_get(root, "kernel"), "spec")), "6.1");
+	assert_string_equal(json_string_value(json_object_get(json_object_get(root, "options"), "kernel")), "6.1");
+	assert_null(json_object_get(json_array_get(json_object_get(root, "plan"), 0), "kernel"));
+	json_decref(root);
+}
+
+static void a_cell_of_no_kernel_of_the_run_is_refused(void **state)
+{
+	static const char *const kernels[] = { "\"6.1\"", "\"\"", "7", "null" };
+	static const char *const lists[] = {
+		"[]",	 "[\"6.12\"]", "7",
+		"[7,8]", "{}",	       "[\"6.12\",\"6.12\"]",
+		"null",	 "[1,2,3]",    "[\"1\",\"2\",\"3\",\"4\",\"5\",\"6\",\"7\",\"8\",\"9\"]"
+	};
+	json_t *root;
+	char *text;
+
+	(void)state;
+	for (size_t i = 0; i < sizeof(kernels) / sizeof(kernels[0]) + sizeof(lists) / sizeof(lists[0]); i++) {
+		bool cell = i < sizeof(kernels) / sizeof(kernels[0]);
+
+		write_run_on_two();
+		root = load_json("run.json");
+		if (cell)
+			json_object_set_new(json_array_get(json_object_get(root, "plan"), 3), "kernel",
+					    json_loads(kernels[i], JSON_DECODE_ANY, NULL));
+		else
+			json_object_set_new(
+				json_object_get(root, "options"), "kernels",
+				json_loads(lists[i - sizeof(kernels) / sizeof(kernels[0])], JSON_DECODE_ANY, NULL));
+		text = json_dumps(root, 0);
+		expect_refused(text);
+		free(text);
+		json_decref(root);
+	}
+}
+
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, make, drop)
 
 int main(void)
@@ -761,6 +1002,12 @@ int main(void)
 		TEST(a_plan_that_is_too_long_is_a_usage_error),
 		TEST(what_changes_the_scenario_is_checked),
 		TEST(an_arm_that_is_no_file_name_is_refused),
+		TEST(every_arm_runs_on_each_kernel),
+		TEST(kernels_are_interleaved_within_a_repeat),
+		TEST(all_arms_are_those_of_each_kernel),
+		TEST(kernels_make_names_of_files),
+		TEST(wrong_kernels_are_usage_errors),
+		TEST(mglru_is_the_same_on_every_kernel),
 		TEST(a_run_is_taken_up_as_it_was_asked_for),
 		TEST(the_journal_says_how_far_it_got),
 		TEST(a_cell_that_was_cut_off_is_known),
@@ -775,6 +1022,9 @@ int main(void)
 		TEST(a_plan_of_a_thousand_cells_is_refused),
 		TEST(a_plan_survives_the_way_through_run_json),
 		TEST(a_run_that_is_taken_up_keeps_what_it_began_with),
+		TEST(a_run_on_two_kernels_is_taken_up_on_those),
+		TEST(several_kernels_are_a_list_in_the_record),
+		TEST(a_cell_of_no_kernel_of_the_run_is_refused),
 	};
 
 	return cmocka_run_group_tests_name("run files", tests, NULL, NULL);

@@ -26,8 +26,9 @@ static const char run_help[] =
 	"SCENARIO is a name (headroom list scenarios) or the path of a scenario file.\n"
 	"\n"
 	"  --kernel K         default: this release's Debian kernel; a version such as 6.12; debug; or a bzImage's "
-	"path\n"
-	"  --modules ROOT     for a bzImage: its modules lie in ROOT/lib/modules/VERSION\n"
+	"path.\n"
+	"                     Several times: every arm on each of the kernels, a column each in the report\n"
+	"  --modules ROOT     for a single bzImage: its modules lie in ROOT/lib/modules/VERSION\n"
 	"  --arms A,B|all     before, after, only-X, without-X or arms of the scenario file\n"
 	"  --repeat N         every arm N times, in an order drawn from the seed (1 to 100; default 1)\n"
 	"  --memory MIB       memory of the guest\n"
@@ -56,6 +57,20 @@ static int bad_number(const char *option, const char *value, uint64_t min, uint6
 {
 	log_err("%s %s: must be a whole number from %" PRIu64 " to %" PRIu64, option, value, min, max);
 	return EXIT_USAGE;
+}
+
+static bool add_kernel(struct run_request *q, const char *spec)
+{
+	if (!*spec) {
+		log_err("--kernel must not be empty");
+		return false;
+	}
+	if (q->n_kernels == RUN_MAX_KERNELS) {
+		log_err("--kernel %s: a run has %d kernels at most", spec, RUN_MAX_KERNELS);
+		return false;
+	}
+	q->kernels[q->n_kernels++] = spec;
+	return true;
 }
 
 /* Returns -1 to go on, or an exit code. */
@@ -88,7 +103,8 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 	while ((c = getopt_long(argc, argv, "vh", options, NULL)) != -1) {
 		switch (c) {
 		case KERNEL:
-			q->kernels[0] = optarg;
+			if (!add_kernel(q, optarg))
+				return EXIT_USAGE;
 			break;
 		case MODULES:
 			q->modules = optarg;
@@ -160,10 +176,12 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		log_err("run: no scenario is named (headroom list scenarios)");
 		return EXIT_USAGE;
 	}
-	if (!*q->kernels[0] || !*q->out) {
-		log_err("--kernel and --out must not be empty");
+	if (!*q->out) {
+		log_err("--out must not be empty");
 		return EXIT_USAGE;
 	}
+	if (!q->n_kernels)
+		q->kernels[q->n_kernels++] = "default";
 	return -1;
 }
 
@@ -188,9 +206,10 @@ static void show_plan(struct run *r)
 	char **argv, err[512], value[64], names[256];
 
 	printf("scenario %s (%s): %s\n", s.name, s.path, s.summary);
-	printf("kernel %s, %" PRIu64 " processors, %" PRIu64 " MiB, scratch disk %" PRIu64
-	       " MiB (sparse), seed %" PRIu64 "\n",
-	       r->request.kernels[0], s.opts.cpus, s.opts.memory, sectors / 2048, r->request.seed);
+	for (size_t i = 0; i < r->request.n_kernels; i++)
+		printf("kernel %s, ", r->request.kernels[i]);
+	printf("%" PRIu64 " processors, %" PRIu64 " MiB, scratch disk %" PRIu64 " MiB (sparse), seed %" PRIu64 "\n",
+	       s.opts.cpus, s.opts.memory, sectors / 2048, r->request.seed);
 	for (size_t i = 0; i < s.n_workloads; i++) {
 		printf("[%s]", s.workloads[i].workload->name);
 		for (const struct opt *o = s.workloads[i].workload->opts; o->name; o++) {
@@ -268,7 +287,7 @@ static int run_scenario(struct run *r)
 int cmd_run(int argc, char **argv)
 {
 	static struct run r;
-	struct run_request request = { .kernels = { "default" }, .n_kernels = 1, .repeat = 1, .out = "results" };
+	struct run_request request = { .repeat = 1, .out = "results" };
 	int rc, worst = 0;
 
 	if (getrandom(&request.seed, sizeof(request.seed), 0) != sizeof(request.seed))

@@ -36,7 +36,7 @@ struct run_request {
 enum cell_state { CELL_OPEN, CELL_STARTED, CELL_ENDED };
 
 struct planned_cell {
-	char name[80]; /* 001-before-1 */
+	char name[80]; /* 001-before-1; of several kernels 001-before-6.1-1 */
 	char arm[64];
 	char replaces[80]; /* a cell that was cut off; "" */
 	unsigned kernel;   /* which one of the run's */

@@ -254,6 +254,7 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 	static const char *const stages[] = { "booting", "booted", "setting up", "running", "verifying", "ending" };
 	struct progress *p = arg;
 	const struct bb_header *h = box->head;
+	const struct planned_cell *cell = &p->run->plan[p->index];
 	unsigned stage = atomic_load(&h->stage);
 	size_t left = p->run->n_cells - p->index - 1;
 	double left_s = (double)left * p->typical_s + (p->typical_s > wall_s ? p->typical_s - wall_s : 0);
@@ -268,8 +269,8 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 			 atomic_load(&h->live_slab_kib) / 1024, atomic_load(&h->live_available_kib) / 1024,
 			 atomic_load(&h->live_oom_kills), atomic_load(&h->live_canary_ms));
 	fprintf(stderr, "%s[%zu/%zu] %s: %s %.0f s%s  (about %.0f s left)%s", p->terminal ? "\r\033[K" : "",
-		p->index + 1, p->run->n_cells, p->run->plan[p->index].arm, stages[stage <= BB_DONE ? stage : BB_DONE],
-		wall_s, live, left_s, p->terminal ? "" : "\n");
+		p->index + 1, p->run->n_cells, p->run->request.n_kernels > 1 ? cell->name : cell->arm,
+		stages[stage <= BB_DONE ? stage : BB_DONE], wall_s, live, left_s, p->terminal ? "" : "\n");
 	p->drawn = p->terminal;
 }
 
@@ -493,12 +494,28 @@ static int provision_one(struct run *r, size_t i)
 	return provision_image(&k->image, &k->kernel, r->scenario.workloads, r->scenario.n_workloads);
 }
 
+/* A report tells kernels apart by their versions. */
+static bool same_version_twice(const struct run *r)
+{
+	for (size_t i = 0; i < r->request.n_kernels; i++)
+		for (size_t n = 0; n < i; n++)
+			if (strcmp(r->kernels[n].kernel.version, r->kernels[i].kernel.version) == 0) {
+				log_err("--kernel %s and --kernel %s: both are %s, which would be one column of the "
+					"report",
+					r->request.kernels[n], r->request.kernels[i], r->kernels[i].kernel.version);
+				return true;
+			}
+	return false;
+}
+
 int run_provision(struct run *r)
 {
 	int rc = 0;
 
 	for (size_t i = 0; !rc && i < r->request.n_kernels; i++)
 		rc = provision_one(r, i);
+	if (!rc && same_version_twice(r))
+		return EXIT_USAGE;
 	if (!rc)
 		rc = provision_accel(&r->accel, &r->kernels[0].kernel, &r->kernels[0].image, r->request.accel);
 	return rc == EXIT_USAGE ? EXIT_NEED : rc;
@@ -558,7 +575,8 @@ static void print_json(const struct run *r, int code)
 	jsonw_init(&j, text, sizeof(text));
 	jsonw_object(&j, NULL);
 	jsonw_str(&j, "dir", r->dir);
-	jsonw_str(&j, "kernel", r->kernels[0].kernel.version);
+	if (r->request.n_kernels == 1)
+		jsonw_str(&j, "kernel", r->kernels[0].kernel.version);
 	jsonw_u64(&j, "exit", (uint64_t)code);
 	jsonw_array(&j, "cells");
 	for (size_t i = 0; i < r->n_cells; i++) {
@@ -567,6 +585,8 @@ static void print_json(const struct run *r, int code)
 		jsonw_object(&j, NULL);
 		jsonw_str(&j, "cell", c->name);
 		jsonw_str(&j, "arm", c->arm);
+		if (r->request.n_kernels > 1)
+			jsonw_str(&j, "kernel", r->kernels[c->kernel].kernel.version);
 		jsonw_u64(&j, "repeat", c->repeat);
 		if (c->state == CELL_ENDED) {
 			jsonw_str(&j, "verdict", verdict_name(c->verdict));
@@ -603,18 +623,21 @@ static void tell_findings(const struct run *r, const struct planned_cell *c)
 static void print_summary(const struct run *r)
 {
 	char versions[512];
+	int width = 24;
 
+	for (size_t i = 0; i < r->n_cells; i++)
+		width = strlen(r->plan[i].name) > (size_t)width ? (int)strlen(r->plan[i].name) : width;
 	printf("\n%s on %s (%s)\n", r->scenario.name, run_versions(r, versions, sizeof(versions)), r->accel.name);
 	for (size_t i = 0; i < r->n_cells; i++) {
 		const struct planned_cell *c = &r->plan[i];
 
 		if (c->state == CELL_ENDED)
-			printf("  %-24s %-9s %s%s\n", c->name, verdict_name(c->verdict), c->reason,
+			printf("  %-*s %-9s %s%s\n", width, c->name, verdict_name(c->verdict), c->reason,
 			       replaced(r, c)					? " [run again]"
 			       : c->interrupted || as_expected(&r->scenario, c) ? ""
 										: "  [NOT AS EXPECTED]");
 		else
-			printf("  %-24s not run\n", c->name);
+			printf("  %-*s not run\n", width, c->name);
 	}
 	printf("record: %s\n", r->dir);
 	fflush(stdout);

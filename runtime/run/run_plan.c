@@ -8,6 +8,7 @@
 #include "commands.h"
 #include "run/needs.h"
 
+#include <ctype.h>
 #include <errno.h>
 #include <inttypes.h>
 #include <stdarg.h>
@@ -17,6 +18,7 @@
 #define ERR_SIZE       1200
 #define SPARE_DISK_MIB 512 /* left free beside what a cell may write at most */
 #define SPARE_MEM_MIB  256 /* QEMU itself, and the host's breath */
+#define LABEL_SIZE     24  /* of a kernel's name in names of files */
 
 static int usage_error(const char *text)
 {
@@ -40,6 +42,45 @@ static void shuffle(unsigned *order, unsigned n, uint64_t seed)
 	}
 }
 
+/* A kernel in names of files: of a path the end, and nothing that a shell would read. */
+static void file_name(const char *spec, char *buf, size_t size)
+{
+	const char *slash = strrchr(spec, '/');
+
+	snprintf(buf, size, "%s", slash && slash[1] ? slash + 1 : spec);
+	for (char *c = buf; *c; c++)
+		if (!isalnum((unsigned char)*c) && !strchr("._+", *c))
+			*c = '-';
+}
+
+/* The same; two of one name, as A/bzImage and B/bzImage are, get their places in the list as well. */
+static void kernel_label(const struct run_request *q, size_t kernel, char *buf, size_t size)
+{
+	char other[LABEL_SIZE];
+	bool twin = false;
+
+	file_name(q->kernels[kernel], buf, LABEL_SIZE); /* cut as the others are, to compare */
+	for (size_t i = 0; i < q->n_kernels; i++) {
+		file_name(q->kernels[i], other, sizeof(other));
+		twin |= i != kernel && strcmp(buf, other) == 0;
+	}
+	if (twin)
+		snprintf(buf + strlen(buf), size - strlen(buf), ".%zu", kernel + 1);
+}
+
+/* The number in front keeps names apart, whatever of the rest is cut off. */
+static void name_cell(const struct run *r, struct planned_cell *c, const char *arm)
+{
+	char label[LABEL_SIZE + 4];
+
+	if (r->request.n_kernels == 1) {
+		snprintf(c->name, sizeof(c->name), "%03zu-%.60s-%u", r->n_cells, arm, c->repeat);
+		return;
+	}
+	kernel_label(&r->request, c->kernel, label, sizeof(label));
+	snprintf(c->name, sizeof(c->name), "%03zu-%.43s-%s-%u", r->n_cells, arm, label, c->repeat);
+}
+
 struct planned_cell *run_add_cell(struct run *r, const char *arm, unsigned kernel, unsigned repeat)
 {
 	struct planned_cell *c = &r->plan[r->n_cells];
@@ -48,57 +89,111 @@ struct planned_cell *run_add_cell(struct run *r, const char *arm, unsigned kerne
 		return NULL;
 	r->n_cells++;
 	memset(c, 0, sizeof(*c));
-	snprintf(c->name, sizeof(c->name), "%03zu-%.60s-%u", r->n_cells, arm, repeat);
 	snprintf(c->arm, sizeof(c->arm), "%s", arm);
 	c->kernel = kernel;
 	c->repeat = repeat;
-	/* The same data for all arms of a repeat: pairs differ in the arm alone. */
+	name_cell(r, c, arm);
+	/* The same data for all arms and kernels of a repeat: pairs differ in one of them alone. */
 	c->seed = r->request.seed + repeat - 1;
 	return c;
 }
 
-/* Every arm once a repeat. The first repeat in the order that was asked for, the others in an order from the seed. */
-static int plan_cells(struct run *r, char *arms)
+/* What runs once a repeat: each arm on each kernel. */
+struct round {
+	struct {
+		char arm[64];
+		unsigned kernel;
+	} cells[RUN_MAX_CELLS];
+	unsigned n;
+};
+
+static int too_many_cells(void)
 {
-	const char *names[SCENARIO_MAX_ARMS * 2];
-	unsigned n = 0, order[SCENARIO_MAX_ARMS * 2];
+	log_err("the plan has more than %d cells: fewer arms, kernels or repeats", RUN_MAX_CELLS);
+	return EXIT_USAGE;
+}
+
+/* The arms of one kernel; `arms` is taken apart. */
+static int add_arms(const struct run *r, struct round *round, unsigned kernel, char *arms)
+{
+	unsigned first = round->n;
 	char err[ERR_SIZE], *name;
 	struct arm arm;
 
 	while ((name = strsep(&arms, ", "))) {
 		if (!*name)
 			continue;
-		if (n == SCENARIO_MAX_ARMS * 2)
-			return usage_error("more arms than a plan can hold");
 		if (scenario_arm(&r->scenario, name, &arm, err, sizeof(err)))
 			return usage_error(err);
-		for (unsigned i = 0; i < n; i++)
-			if (strcmp(names[i], name) == 0)
+		for (unsigned i = first; i < round->n; i++)
+			if (strcmp(round->cells[i].arm, name) == 0)
 				return usage_error("--arms: an arm is named twice");
-		names[n++] = name;
+		if (round->n == RUN_MAX_CELLS)
+			return too_many_cells();
+		snprintf(round->cells[round->n].arm, sizeof(round->cells[0].arm), "%s", name);
+		round->cells[round->n++].kernel = kernel;
 	}
-	if (!n)
-		return usage_error("--arms: no arm is named");
+	return round->n > first ? 0 : usage_error("--arms: no arm is named");
+}
+
+/* The first repeat in the order that was asked for, kernel by kernel; the others in an order from the seed. */
+static int plan_cells(struct run *r, const struct round *round)
+{
+	unsigned order[RUN_MAX_CELLS];
+
 	for (unsigned repeat = 1; repeat <= r->request.repeat; repeat++) {
-		for (unsigned i = 0; i < n; i++)
+		for (unsigned i = 0; i < round->n; i++)
 			order[i] = i;
 		if (repeat > 1)
-			shuffle(order, n, r->request.seed + repeat);
-		for (unsigned i = 0; i < n; i++) {
-			if (run_add_cell(r, names[order[i]], 0, repeat))
-				continue;
-			log_err("the plan has more than %d cells: fewer arms or repeats", RUN_MAX_CELLS);
-			return EXIT_USAGE;
-		}
+			shuffle(order, round->n, r->request.seed + repeat);
+		for (unsigned i = 0; i < round->n; i++)
+			if (!run_add_cell(r, round->cells[order[i]].arm, round->cells[order[i]].kernel, repeat))
+				return too_many_cells();
 	}
 	return 0;
+}
+
+static int check_kernels(const struct run_request *q)
+{
+	if (q->modules && q->n_kernels > 1)
+		return usage_error("--modules: goes with a single --kernel, the path of a bzImage; of several kernels "
+				   "each has its own, in the tree that it lies in");
+	for (size_t i = 0; i < q->n_kernels; i++)
+		for (size_t k = 0; k < i; k++)
+			if (strcmp(q->kernels[i], q->kernels[k]) == 0) {
+				log_err("--kernel %s: named twice; --repeat N runs each kernel N times", q->kernels[i]);
+				return EXIT_USAGE;
+			}
+	return 0;
+}
+
+/* Which arms there are depends on the kernel, where all are asked for. */
+static int plan_round(const struct run *r, struct round *round)
+{
+	const struct run_request *q = &r->request;
+	char arms[2048];
+	int rc = 0;
+
+	round->n = 0;
+	for (unsigned kernel = 0; !rc && kernel < q->n_kernels; kernel++) {
+		if (!q->arms)
+			snprintf(arms, sizeof(arms), "%s", r->scenario.default_arms);
+		else if (strcmp(q->arms, "all") == 0)
+			scenario_all_arms(&r->scenario, q->kernels[kernel], arms, sizeof(arms));
+		else
+			snprintf(arms, sizeof(arms), "%s", q->arms);
+		rc = add_arms(r, round, kernel, arms);
+	}
+	return rc;
 }
 
 int run_plan(struct run *r, const char *scenario_text)
 {
 	const struct run_request *q = &r->request;
-	char err[ERR_SIZE], arms[2048], set[64];
+	char err[ERR_SIZE], set[64];
 	struct scenario *s = &r->scenario;
+	struct round round;
+	int rc;
 
 	if (scenario_text ? scenario_parse(s, q->scenario, scenario_text, err, sizeof(err))
 			  : scenario_load(s, q->scenario, err, sizeof(err)))
@@ -114,13 +209,10 @@ int run_plan(struct run *r, const char *scenario_text)
 		return usage_error(err);
 	if (scenario_check(s, err, sizeof(err)))
 		return usage_error(err);
-	if (!q->arms)
-		snprintf(arms, sizeof(arms), "%s", s->default_arms);
-	else if (strcmp(q->arms, "all") == 0)
-		scenario_all_arms(s, q->kernels[0], arms, sizeof(arms));
-	else
-		snprintf(arms, sizeof(arms), "%s", q->arms);
-	return plan_cells(r, arms);
+	rc = check_kernels(q);
+	if (!rc)
+		rc = plan_round(r, &round);
+	return rc ? rc : plan_cells(r, &round);
 }
 
 /* --- Needs --- */

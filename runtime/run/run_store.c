@@ -116,21 +116,31 @@ static char *command_line(const struct run_request *q)
 	return text;
 }
 
+static json_t *texts_json(const char *const *texts, size_t n)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < n; i++)
+		json_array_append_new(list, json_string(texts[i]));
+	return list;
+}
+
 static json_t *request_json(const struct run_request *q)
 {
-	json_t *o = json_object(), *sets = json_array();
+	json_t *o = json_object();
 
 	json_put_text(o, "scenario", q->scenario);
-	json_put_text(o, "kernel", q->kernels[0]);
+	if (q->n_kernels == 1)
+		json_put_text(o, "kernel", q->kernels[0]);
+	else
+		json_object_set_new(o, "kernels", texts_json(q->kernels, q->n_kernels));
 	json_put_text(o, "modules", q->modules);
 	json_put_text(o, "accel", q->accel);
 	json_put_text(o, "arms", q->arms);
 	json_object_set_new(o, "memory_mib", json_integer((json_int_t)q->memory_mib));
 	json_object_set_new(o, "cpus", json_integer((json_int_t)q->cpus));
 	json_object_set_new(o, "repeat", json_integer((json_int_t)q->repeat));
-	for (size_t i = 0; i < q->n_sets; i++)
-		json_array_append_new(sets, json_string(q->sets[i]));
-	json_object_set_new(o, "set", sets);
+	json_object_set_new(o, "set", texts_json(q->sets, q->n_sets));
 	return o;
 }
 
@@ -144,6 +154,8 @@ static json_t *plan_json(const struct run *r)
 
 		json_put_text(row, "cell", c->name);
 		json_put_text(row, "arm", c->arm);
+		if (r->request.n_kernels > 1)
+			json_put_text(row, "kernel", r->request.kernels[c->kernel]);
 		json_object_set_new(row, "repeat", json_integer(c->repeat));
 		json_object_set_new(row, "seed", json_integer((json_int_t)c->seed));
 		if (*c->replaces)
@@ -178,12 +190,21 @@ static json_t *kernel_json(const struct kernel *k)
 	return o;
 }
 
+static json_t *kernels_json(const struct run *r)
+{
+	json_t *list = json_array();
+
+	for (size_t i = 0; i < r->request.n_kernels; i++)
+		json_array_append_new(list, kernel_json(&r->kernels[i].kernel));
+	return list;
+}
+
 int run_write_json(const struct run *r)
 {
 	static const char *const kept[] = { "started_utc", "argv", "command", "scenario_file", "version", "host" };
 	const struct run_request *q = &r->request;
 	char path[PATH_MAX], utc[24], *command = command_line(q), *text;
-	json_t *root = json_object(), *argv = json_array(), *old;
+	json_t *root = json_object(), *old;
 	int err;
 
 	json_put_text(root, "schema", "headroom.run/1");
@@ -192,9 +213,7 @@ int run_write_json(const struct run *r)
 	old = json_load_file(path, 0, NULL);
 	json_put_text(root, "started_utc", utc);
 	json_put_text(root, "version", HEADROOM_VERSION);
-	for (int i = 0; i < q->argc; i++)
-		json_array_append_new(argv, json_string(q->argv[i]));
-	json_object_set_new(root, "argv", argv);
+	json_object_set_new(root, "argv", texts_json((const char *const *)q->argv, (size_t)q->argc));
 	json_put_text(root, "command", command);
 	json_put_text(root, "run_id", r->run_id);
 	json_put_text(root, "scenario", r->scenario.name);
@@ -204,7 +223,10 @@ int run_write_json(const struct run *r)
 	json_object_set_new(root, "seed", json_integer((json_int_t)q->seed));
 	json_object_set_new(root, "expect", expect_json(&r->scenario));
 	json_object_set_new(root, "options", request_json(q));
-	json_object_set_new(root, "kernel", kernel_json(&r->kernels[0].kernel));
+	if (q->n_kernels == 1)
+		json_object_set_new(root, "kernel", kernel_json(&r->kernels[0].kernel));
+	else
+		json_object_set_new(root, "kernels", kernels_json(r));
 	json_object_set_new(root, "host", host_json(r));
 	json_object_set_new(root, "plan", plan_json(r));
 	/* A run that is resumed keeps what it began with. */
@@ -276,12 +298,29 @@ static int bad_run(const char *dir, const char *what)
 	return EXIT_NEED;
 }
 
+/* `kernel` for a single one, else the list `kernels`. */
+static bool read_kernels(struct run_request *q, const json_t *options)
+{
+	const json_t *list = json_object_get(options, "kernels");
+
+	if (!list) {
+		q->kernels[0] = text_of(options, "kernel");
+		q->n_kernels = 1;
+		return q->kernels[0];
+	}
+	for (size_t i = 0; i < json_array_size(list); i++) {
+		if (i == RUN_MAX_KERNELS || !json_is_string(json_array_get(list, i)))
+			return false;
+		q->kernels[q->n_kernels++] = json_string_value(json_array_get(list, i));
+	}
+	return q->n_kernels > 1;
+}
+
 static bool read_request(struct run_request *q, const json_t *root)
 {
 	const json_t *o = json_object_get(root, "options"), *sets = json_object_get(o, "set");
 
 	q->scenario = text_of(root, "scenario");
-	q->kernels[q->n_kernels++] = text_of(o, "kernel");
 	q->modules = text_of(o, "modules");
 	q->accel = text_of(o, "accel");
 	q->arms = text_of(o, "arms");
@@ -294,7 +333,7 @@ static bool read_request(struct run_request *q, const json_t *root)
 		if (!q->sets[q->n_sets++])
 			return false;
 	}
-	return q->scenario && q->kernels[0] && q->repeat;
+	return q->scenario && q->repeat && read_kernels(q, o);
 }
 
 static void read_begun_with(struct run_kernel *k, const json_t *stored)
@@ -308,6 +347,19 @@ static bool safe_name(const char *name)
 {
 	return name && *name && *name != '.' && !strchr(name, '/') &&
 	       strlen(name) < sizeof(((struct planned_cell *)0)->name);
+}
+
+/* Which of the run's kernels a row of the plan names; there is nothing to name where there is only one. */
+static bool read_kernel_of_cell(const struct run_request *q, const json_t *row, unsigned *kernel)
+{
+	const char *name = text_of(row, "kernel");
+
+	*kernel = 0;
+	if (q->n_kernels == 1)
+		return true;
+	while (name && *kernel < q->n_kernels && strcmp(q->kernels[*kernel], name) != 0)
+		++*kernel;
+	return name && *kernel < q->n_kernels;
 }
 
 static bool read_plan(struct run *r, const json_t *plan)
@@ -327,6 +379,8 @@ static bool read_plan(struct run *r, const json_t *plan)
 		snprintf(c->name, sizeof(c->name), "%s", name);
 		snprintf(c->arm, sizeof(c->arm), "%s", arm);
 		snprintf(c->replaces, sizeof(c->replaces), "%s", replaces ? replaces : "");
+		if (!read_kernel_of_cell(&r->request, row, &c->kernel))
+			return false;
 		c->repeat = (unsigned)number_of(row, "repeat");
 		c->seed = number_of(row, "seed");
 		r->n_cells++;
@@ -409,7 +463,10 @@ int run_load(struct run *r, const char *dir)
 	if (!read_request(&r->request, root) || !text_of(root, "scenario_text") || !text_of(root, "run_id"))
 		return bad_run(r->dir, "a field is missing or of the wrong type");
 	snprintf(r->run_id, sizeof(r->run_id), "%s", text_of(root, "run_id"));
-	read_begun_with(&r->kernels[0], json_object_get(root, "kernel"));
+	for (size_t i = 0; i < r->request.n_kernels; i++)
+		read_begun_with(&r->kernels[i], r->request.n_kernels == 1
+							? json_object_get(root, "kernel")
+							: json_array_get(json_object_get(root, "kernels"), i));
 	rc = run_plan(r, text_of(root, "scenario_text"));
 	if (rc)
 		return EXIT_NEED;

@@ -75,6 +75,13 @@ def assert_nothing_left(directory):
         assert not list(directory.glob(f"**/cells/*/{name}")), f"a cell's {name} was left behind"
 
 
+def default_kernel():
+    """The path of the kernel that "default" stands for."""
+    answer = subprocess.run([TOP / "runtime/guest/kernel.sh", "--cache", TOP / "build/cache", "default"],
+                            capture_output=True, text=True, check=True, timeout=600).stdout
+    return dict(line.split("=", 1) for line in answer.splitlines())["vmlinuz"]
+
+
 def only_run(directory):
     runs = list(directory.iterdir())
     assert len(runs) == 1, runs

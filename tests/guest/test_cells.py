@@ -4,12 +4,12 @@ import gzip
 import json
 import os
 import shutil
-import subprocess
 import time
 
 import pytest
 
-from conftest import TOP, assert_console_events_once, assert_nothing_left, cell, headroom, journal, lines, only_run, small
+from conftest import (assert_console_events_once, assert_nothing_left, cell, default_kernel, headroom, journal, lines, only_run,
+                      small)
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +42,46 @@ def test_after_finishes_with_every_block_verified(first_run):
     assert after["metrics"]["cache_peak_kib"]["kcopyd_job"] < 64 * 1024
     assert after["mitigations"]["cow-limit"]["state"] == "on"
     assert after["mitigations"]["cow-limit"]["exercised"] is True
+
+
+@pytest.fixture(scope="module")
+def run_on_two_kernels(tmp_path_factory):
+    directory = tmp_path_factory.mktemp("kernels")
+    done = headroom("run", small(directory), "--kernel", "6.1", "--kernel", "6.12", "--arms", "after", "--seed", 5, "--json",
+                    "--out", directory / "results")
+    assert done.returncode == 0, done.stderr
+    return only_run(directory / "results"), json.loads(done.stdout)
+
+
+def test_each_arm_runs_on_each_kernel(run_on_two_kernels):
+    run, told = run_on_two_kernels
+    plan = json.loads((run / "run.json").read_text())
+    assert [(row["cell"], row["kernel"]) for row in plan["plan"]] == [("001-after-6.1-1", "6.1"), ("002-after-6.12-1", "6.12")]
+    assert [k["spec"] for k in plan["kernels"]] == ["6.1", "6.12"] and "kernel" not in plan
+    for kernel, row, said in zip(plan["kernels"], plan["plan"], told["cells"], strict=True):
+        record = cell(run, row["cell"])
+        assert record["verdict"] == "ok", record["reason"]
+        assert record["machine"]["kernel"] == kernel["version"] == said["kernel"]
+        assert kernel["version"].startswith(row["kernel"] + ".")
+        # What the guest's own kernel said of itself.
+        assert f"Linux version {kernel['version']} " in record["machine"]["kernel_banner"]
+        assert kernel["version"] in kernel["source"]
+    assert_nothing_left(run)
+
+
+def test_kernels_do_not_differ_in_what_is_pinned(run_on_two_kernels):
+    run, _ = run_on_two_kernels
+    old, new = (cell(run, name)["settings"] for name in ("001-after-6.1-1", "002-after-6.12-1"))
+    # 6.12 would have it on.
+    assert old["lru_gen.enabled"] == new["lru_gen.enabled"] == "0x0000"
+
+
+def test_a_run_on_two_kernels_has_a_column_for_each(run_on_two_kernels):
+    run, _ = run_on_two_kernels
+    compared = json.loads(headroom("compare", run, "--json", "-").stdout)
+    kernels = [k["version"] for k in json.loads((run / "run.json").read_text())["kernels"]]
+    assert [(arm["arm"], arm["kernel"]) for arm in compared["arms"]] == [("after", kernel) for kernel in kernels]
+    assert all(kernel in (run / "report.html").read_text() for kernel in kernels)
 
 
 def test_the_oom_counter_and_the_log_agree(first_run):
@@ -185,16 +225,9 @@ def test_other_debian_kernels_run_the_same_cell(results, tmp_path, kernel):
     assert record["settings"]["dm_snapshot.snapshot_cow_threshold"] == "2048"
 
 
-def modular_kernel():
-    """A kernel of the cache, alone: without its modules it finds no disk."""
-    listed = subprocess.run([TOP / "runtime/guest/kernel.sh", "--cache", TOP / "build/cache", "default"],
-                            capture_output=True, text=True, check=True, timeout=600).stdout
-    return dict(line.split("=", 1) for line in listed.splitlines())["vmlinuz"]
-
-
 def test_a_kernel_that_cannot_mount_its_disk_ends_as_broken_with_its_last_words(results, tmp_path):
     lone = tmp_path / "vmlinuz-lone"
-    shutil.copy(modular_kernel(), lone)
+    shutil.copy(default_kernel(), lone)  # without its modules it finds no disk
     empty = tmp_path / "no-modules"
     empty.mkdir()
     begin = time.monotonic()
@@ -214,7 +247,7 @@ def test_a_kernel_that_cannot_mount_its_disk_ends_as_broken_with_its_last_words(
 
 def test_a_kernel_that_says_nothing_ends_as_broken_within_its_bound(results, tmp_path):
     # A bzImage whose payload is garbage: the processor runs into nowhere without a word.
-    image = bytearray(open(modular_kernel(), "rb").read())
+    image = bytearray(open(default_kernel(), "rb").read())
     setup = (image[0x1f1] or 4) + 1
     image[setup * 512:] = gzip.compress(b"not a kernel") + bytes(len(image) - setup * 512 - 32)
     mute = tmp_path / "vmlinuz-mute"

@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 
-from conftest import TOP, guests_of, headroom, small
+from conftest import TOP, default_kernel, guests_of, headroom, small
 
 BAD_FILES = {
     "unknown-section": ("[snapshot-cow]\n[snapshots]\n", ":2: unknown section [snapshots]"),
@@ -30,6 +30,11 @@ BAD_CALLS = {
     "too-much-memory": (["run", "snapshot", "--memory", "1000000"], 3, "--memory MIB makes it smaller"),
     "bad-set": (["run", "snapshot", "--set", "snapshot-cow.snapshots=1000"], 2, "must be a whole number"),
     "unknown-kernel": (["run", "snapshot", "--kernel", "9.99"], 3, "9.99"),
+    "kernel-twice": (["run", "snapshot", "--kernel", "6.1", "--kernel", "6.1"], 2, "--kernel 6.1: named twice"),
+    "no-kernel": (["run", "snapshot", "--kernel", ""], 2, "--kernel must not be empty"),
+    "nine-kernels": (["run", "snapshot", *[x for n in range(9) for x in ("--kernel", f"6.{n}")]], 2, "8 kernels at most"),
+    "modules-of-two": (["run", "snapshot", "--kernel", "/a", "--kernel", "/b", "--modules", "/c"], 2, "a single --kernel"),
+    "second-kernel-unknown": (["run", "snapshot", "--kernel", "6.1", "--kernel", "9.99"], 3, "9.99"),
     "not-a-kernel": (["run", "snapshot", "--kernel", str(TOP / "Makefile")], 3, "not a bzImage"),
     "missing-kernel": (["run", "snapshot", "--kernel", "/nonexistent/vmlinuz"], 3, "/nonexistent/vmlinuz"),
     "bad-accel": (["run", "snapshot", "--accel", "xen"], 2, "must be kvm or tcg"),
@@ -71,6 +76,14 @@ def test_a_wrong_call_says_what_is_wrong(results, tmp_path, name):
         assert done.returncode == code and words in done.stderr
     assert not results.exists()
     assert not guests_of(tmp_path)
+
+
+def test_one_kernel_by_two_names_is_refused(results):
+    path = default_kernel()
+    done = headroom("run", "snapshot", "--kernel", "default", "--kernel", path, "--out", results)
+    assert_one_line(done, 2, "one column")
+    assert "--kernel default" in done.stderr and path in done.stderr
+    assert not results.exists()
 
 
 def path_without(tmp_path, program):
@@ -134,6 +147,13 @@ def test_dry_run_shows_the_plan_and_writes_nothing(results):
     assert "003-" in done.stdout and "snapshot_cow_threshold=4294967295" in done.stdout
     assert "qemu-system-x86_64" in done.stdout
     assert not results.exists()
+
+
+def test_dry_run_shows_each_arm_on_each_kernel(results):
+    done = headroom("run", "snapshot", "--dry-run", "--out", results, "--kernel", "6.1", "--kernel", "9.99")
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("cell ")] == [
+        "001-before-6.1-1", "002-after-6.1-1", "003-before-9.99-1", "004-after-9.99-1"]
 
 
 @pytest.mark.parametrize("command", ["run", "resume", "list", "doctor", "compare", "events"])
