@@ -58,10 +58,10 @@ deps: ## install what is missing to build, run and test (Debian 12 and 13; else:
 	$(Q)tools/deps.sh --for $(or $(FOR),test)
 
 # A second make, because only now is pkg-config there to be asked.
-bench: ## run SCENARIO (snapshot) before and after its mitigations in a guest; KERNEL=6.12 REPEAT=3 ARMS=all OUT=DIR
+bench: ## run SCENARIO (snapshot) before and after its mitigations in a guest; KERNEL="6.1 6.12" REPEAT=3 ARMS=all OUT=DIR
 	$(Q)$(MAKE) --no-print-directory FOR=bench deps
 	$(Q)$(MAKE) --no-print-directory all
-	$(Q)build/headroom run $(SCENARIO) --out $(OUT) --kernel $(KERNEL) --repeat $(REPEAT) \
+	$(Q)build/headroom run $(SCENARIO) --out $(OUT) $(addprefix --kernel ,$(KERNEL)) --repeat $(REPEAT) \
 		$(if $(ARMS),--arms $(ARMS)) $(if $(MEMORY),--memory $(MEMORY)) $(if $(SEED),--seed $(SEED))
 
 report: all ## write the report of the newest run (or of RUNS="DIR...") again
