@@ -147,7 +147,7 @@ static void fill_spec(struct spec *s, const struct run *r, const struct planned_
 		      const struct arm *arm)
 {
 	memset(s, 0, sizeof(*s));
-	snprintf(s->cell, sizeof(s->cell), "%.63s", c->name);
+	snprintf(s->cell, sizeof(s->cell), "%s", c->name);
 	snprintf(s->scenario, sizeof(s->scenario), "%s", sc->name);
 	snprintf(s->arm, sizeof(s->arm), "%s", c->arm);
 	snprintf(s->run_id, sizeof(s->run_id), "%s", r->run_id);
