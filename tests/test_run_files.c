@@ -495,6 +495,8 @@ static void all_arms_are_those_of_each_kernel(void **state)
 	}
 }
 
+#define LONG_ARM "an-arm-with-the-longest-name-there-may-be"
+
 static void kernels_make_names_of_files(void **state)
 {
 	static const char *const kernels[] = { "/a/bzImage",	      "b/bzImage", "debug:6.12+lockdep",
@@ -504,16 +506,22 @@ static void kernels_make_names_of_files(void **state)
 					     "005-after-..-1" };
 	char long_name[400];
 	const char *const long_kernels[] = { "6.1", long_name, NULL };
+	static const char *const long_twins[] = { "/a/vmlinuz-6.1.0-56-amd64-own", "/b/vmlinuz-6.1.0-56-amd64-own",
+						  NULL };
 
 	(void)state;
 	assert_int_equal(plan_on(kernels, "after", 1), 0);
 	for (size_t i = 0; i < r.n_cells; i++)
 		assert_string_equal(r.plan[i].name, names[i]);
+	assert_int_equal(plan_on(long_twins, "after", 1), 0);
+	assert_string_equal(r.plan[0].name, "001-after-vmlinuz-6.1.0-56-amd64-.1-1");
+	assert_string_equal(r.plan[1].name, "002-after-vmlinuz-6.1.0-56-amd64-.2-1");
 	memset(long_name, 'x', sizeof(long_name) - 1);
 	long_name[sizeof(long_name) - 1] = '\0';
-	assert_int_equal(plan_on(long_kernels, "after", 100), 0);
+	request_on(long_kernels, LONG_ARM, 100);
+	assert_int_equal(quietly(plan_now, (void *)("[snapshot-cow]\n[arm " LONG_ARM "]\ncow-limit = 64\n")), 0);
 	for (size_t i = 0; i < r.n_cells; i++)
-		assert_true(strlen(r.plan[i].name) < sizeof(((struct spec *)0)->cell));
+		assert_int_equal(strtol(strrchr(r.plan[i].name, '-') + 1, NULL, 10), r.plan[i].repeat);
 }
 
 static void wrong_kernels_are_usage_errors(void **state)

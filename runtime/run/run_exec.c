@@ -147,7 +147,7 @@ static void fill_spec(struct spec *s, const struct run *r, const struct planned_
 		      const struct arm *arm)
 {
 	memset(s, 0, sizeof(*s));
-	snprintf(s->cell, sizeof(s->cell), "%.63s", c->name);
+	snprintf(s->cell, sizeof(s->cell), "%s", c->name);
 	snprintf(s->scenario, sizeof(s->scenario), "%s", sc->name);
 	snprintf(s->arm, sizeof(s->arm), "%s", c->arm);
 	snprintf(s->run_id, sizeof(s->run_id), "%s", r->run_id);
@@ -626,18 +626,21 @@ static void tell_findings(const struct run *r, const struct planned_cell *c)
 static void print_summary(const struct run *r)
 {
 	char versions[512];
+	int width = 24;
 
+	for (size_t i = 0; i < r->n_cells; i++)
+		width = strlen(r->plan[i].name) > (size_t)width ? (int)strlen(r->plan[i].name) : width;
 	printf("\n%s on %s (%s)\n", r->scenario.name, run_versions(r, versions, sizeof(versions)), r->accel.name);
 	for (size_t i = 0; i < r->n_cells; i++) {
 		const struct planned_cell *c = &r->plan[i];
 
 		if (c->state == CELL_ENDED)
-			printf("  %-24s %-9s %s%s\n", c->name, verdict_name(c->verdict), c->reason,
+			printf("  %-*s %-9s %s%s\n", width, c->name, verdict_name(c->verdict), c->reason,
 			       replaced(r, c)					? " [run again]"
 			       : c->interrupted || as_expected(&r->scenario, c) ? ""
 										: "  [NOT AS EXPECTED]");
 		else
-			printf("  %-24s not run\n", c->name);
+			printf("  %-*s not run\n", width, c->name);
 	}
 	printf("record: %s\n", r->dir);
 	fflush(stdout);

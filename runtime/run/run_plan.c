@@ -59,7 +59,7 @@ static void kernel_label(const struct run_request *q, size_t kernel, char *buf, 
 	char other[LABEL_SIZE];
 	bool twin = false;
 
-	file_name(q->kernels[kernel], buf, size);
+	file_name(q->kernels[kernel], buf, LABEL_SIZE); /* cut as the others are, to compare */
 	for (size_t i = 0; i < q->n_kernels; i++) {
 		file_name(q->kernels[i], other, sizeof(other));
 		twin |= i != kernel && strcmp(buf, other) == 0;
@@ -68,7 +68,7 @@ static void kernel_label(const struct run_request *q, size_t kernel, char *buf, 
 		snprintf(buf + strlen(buf), size - strlen(buf), ".%zu", kernel + 1);
 }
 
-/* The number in front keeps names apart, whatever of the rest is cut off to fit struct spec. */
+/* The number in front keeps names apart, whatever of the rest is cut off. */
 static void name_cell(const struct run *r, struct planned_cell *c, const char *arm)
 {
 	char label[LABEL_SIZE + 4];
@@ -78,7 +78,7 @@ static void name_cell(const struct run *r, struct planned_cell *c, const char *a
 		return;
 	}
 	kernel_label(&r->request, c->kernel, label, sizeof(label));
-	snprintf(c->name, sizeof(c->name), "%03zu-%.28s-%s-%u", r->n_cells, arm, label, c->repeat);
+	snprintf(c->name, sizeof(c->name), "%03zu-%.43s-%s-%u", r->n_cells, arm, label, c->repeat);
 }
 
 struct planned_cell *run_add_cell(struct run *r, const char *arm, unsigned kernel, unsigned repeat)

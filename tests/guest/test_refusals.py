@@ -149,6 +149,13 @@ def test_dry_run_shows_the_plan_and_writes_nothing(results):
     assert not results.exists()
 
 
+def test_dry_run_shows_each_arm_on_each_kernel(results):
+    done = headroom("run", "snapshot", "--dry-run", "--out", results, "--kernel", "6.1", "--kernel", "9.99")
+    assert done.returncode == 0
+    assert [line.split()[1] for line in done.stdout.splitlines() if line.startswith("cell ")] == [
+        "001-before-6.1-1", "002-after-6.1-1", "003-before-9.99-1", "004-after-9.99-1"]
+
+
 @pytest.mark.parametrize("command", ["run", "resume", "list", "doctor", "compare", "events"])
 def test_every_command_explains_itself(command):
     done = headroom(command, "--help")
