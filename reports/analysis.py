@@ -32,6 +32,8 @@ SUMS = {
     "allocation_stalls",
     "direct_scans",
 }
+# Counts that a machine's own end cuts short; the end of a load that was killed does not.
+FAILURE_COUNTS = {"oom_kills", "wq_lockups", "hung_tasks"}
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
 # The kind of event that marks the moment of each failure.
 FAILURE_EVENTS = {
@@ -94,6 +96,7 @@ class Figure:
     kind: str  # number, count, flag
     values: list[float | bool] = field(default_factory=list)
     of: int = 0  # counted cells, measured or not
+    died: int = 0  # cells that did not finish and have no value
     never: int = 0  # cells that rank behind every time, because they never came to what is timed
     bound: str = ""  # "at least" or "at most": a cell that died may have gone further after its last sample
     median: float | None = None  # inf: most cells never came to what is timed
@@ -345,9 +348,13 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
     )
 
 
-def _bound(metric: Metric) -> str:
-    """What a death makes of an extreme or a sum."""
+def _bound(metric: Metric, cell: Cell) -> str:
+    """What a death makes of an extreme, a sum or a count."""
     whole = metric.name.partition(".")[0]
+    if cell.finished:
+        return ""
+    if whole in FAILURE_COUNTS:
+        return "at least" if cell.machine_died else ""
     words = set(whole.split("_"))
     if metric.unit.endswith("/min"):
         words.discard("min")
@@ -372,7 +379,9 @@ def make_figure(metric: Metric, column: Column, flats: Flats, kind: str) -> Figu
             figure.never += 1
         elif value is not None and isinstance(value, bool) == (kind == "flag"):
             figure.values.append(value)
-            figure.bound = figure.bound or ("" if cell.finished else _bound(metric))
+            figure.bound = figure.bound or _bound(metric, cell)
+        elif not cell.finished:
+            figure.died += 1
     if kind == "flag":
         figure.median = sum(figure.values) / len(figure.values) if figure.values else None
     elif figure.ranks:
@@ -398,10 +407,11 @@ def _direction(better: str, old: float, new: float) -> str:
 
 def _untold(old: Figure, new: Figure) -> bool:
     """Whether one that ended early could have gone past the other, had it lived; of two such nothing is known."""
-    if old.bound and new.bound:
-        return True
-    if old.median == new.median or not (old.bound or new.bound):
+    if not (old.bound or new.bound):
         return False
+    # What is at least as much as the other's may be more.
+    if (old.bound and new.bound) or old.median == new.median:
+        return True
     early, other = (old, new) if old.bound else (new, old)
     return (early.median < other.median) == (early.bound == "at least")
 
@@ -410,12 +420,13 @@ def compare_figures(metric: Metric, old: Figure, new: Figure) -> None:
     """Fills in what `new` is, seen from `old`."""
     if old.median is None or new.median is None or _untold(old, new):
         return
+    # A cell that has no value may be the one that died: nothing is said of those that are left.
+    if not (old.complete and new.complete):
+        return
     new.direction = _direction(metric.better, old.median, new.median)
     if new.kind != "flag" and old.median > 0 and math.isfinite(old.median) and math.isfinite(new.median):
         size = new.median / old.median
         new.ratio = size if math.isfinite(size) else None
-    if not (old.complete and new.complete):
-        return
     tests: dict[str, Callable[..., tuple[float, str] | None]] = {
         "flag": stats.compare_flags,
         "count": stats.compare_counts,
@@ -517,7 +528,8 @@ def _column_words(column: Column) -> str:
     failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_time(cell)) is not None]
     parts = [verdict_words(column)]
     if failed:
-        parts.append(f"failing after {seconds(stats.median(failed))} (median)")
+        of = "" if len(failed) == len(column.counted) else f" of {len(failed)}"
+        parts.append(f"failing after {seconds(stats.median(failed))} (median{of})")
     if finished and not failed:
         parts.append(f"in {seconds(stats.median(finished))} (median)")
     return ", ".join(parts)

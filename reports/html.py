@@ -136,7 +136,7 @@ def _facts(column: Column) -> list[str]:
         facts.append(f"expected {expected[0]}: " + ("held" if expected[1] else "did not hold"))
     test = analysis.verdict_test(column)
     if test:
-        facts.append(f"failures against baseline: {probability(test[0])} ({test[1]})")
+        facts.append(f"failures against baseline: {probability(*test)}")
     left_out = sum(1 for cell in column.cells if not cell.counted)
     if left_out:
         facts.append(f"{left_out} not counted")

@@ -56,6 +56,7 @@ def _arm(column: Column) -> dict[str, Any]:
         "counted": len(column.counted),
         "failures": column.failures,
         "failures_p": test[0] if test else None,
+        "failures_test": test[1] if test else None,
         "expected": expected[0] if expected else None,
         "expectation_held": expected[1] if expected else None,
         "cells": [
@@ -101,6 +102,7 @@ def _pairs(found: list[effects.Group]) -> list[dict[str, Any]]:
             "outcomes_off": dict(pair.off.outcomes),
             "outcomes_on": dict(pair.on.outcomes),
             "failures_p": test[0] if (test := pair.verdict_p) else None,
+            "failures_test": test[1] if test else None,
             "metrics": {effect.metric.name: _effect(effect) for effect in pair.effects},
         }
         for group in found

@@ -190,11 +190,20 @@ class Cell:
         """Whether the load ran to its end; "elapsed" of one that died is the time to its death, not a good result."""
         if self.verdict in ("ok", "corrupt"):
             return True
-        if self.verdict not in ("oom", "lockup") or text(obj(self.data.get("host")).get("ended_by")) != "guest":
+        if self.verdict not in ("oom", "lockup") or self.ended_by != "guest":
             return False
         if self.metric("elapsed_s") is None:
             return False
         return not any(text(victim.get("role")) == "workload" for victim in self.victims())
+
+    @property
+    def ended_by(self) -> str:
+        return text(self.section("host").get("ended_by"))
+
+    @property
+    def machine_died(self) -> bool:
+        """Whether the machine itself was gone, or had to be ended, before the cell was over."""
+        return self.ended_by in ("panic", "hang", "deadline", "qemu")
 
     def section(self, name: str) -> dict[str, Any]:
         return obj(self.data.get(name))

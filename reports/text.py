@@ -106,9 +106,10 @@ def ratio(value: float) -> str:
     return sign + (f"{size:,.0f}" if size >= 100 else f"{size:.1f}" if size >= 10 else f"{size:.2f}")
 
 
-def probability(value: float) -> str:
-    """A p-value with no more digits than it deserves."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+def probability(value: float, test: str) -> str:
+    """A p-value with no more digits than it deserves, and the test that it is from."""
+    shown = "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    return f"{shown} ({test})"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

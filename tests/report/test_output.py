@@ -125,7 +125,7 @@ def test_markdown(repeats, compared):
         assert line in text
     assert re.search(
         r"\| peak held: kcopyd\\_job \| MiB \| \u2265 3\d\d; n = 4, 95% .* \(\u00f78\.\d\d better\\\*\); n = 4, .*"
-        r"p = 0\.029 \|",
+        r"p = 0\.029 \(Mann-Whitney\) \|",
         text,
     )
     widths = {
