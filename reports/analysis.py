@@ -35,15 +35,16 @@ SUMS = {
 # Counts that a machine's own end cuts short; the end of a load that was killed does not.
 FAILURE_COUNTS = {"oom_kills", "wq_lockups", "hung_tasks"}
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
-# The kind of event that marks the moment of each failure.
+# The kinds of events that mark the moment of each failure; the later ones where there is none of the first.
 FAILURE_EVENTS = {
-    "panic": ("panic",),
-    "oom": ("oom-kill", "memcg-oom-kill"),
-    "hung": ("hung-task",),
-    "deadlock": ("deadlock", "hung-task"),
-    "lockup": ("wq-lockup", "soft-lockup", "rcu-stall"),
-    "stuck": ("deadline",),
+    "panic": (("panic",), ("oops", "bug")),
+    "oom": (("oom-kill", "memcg-oom-kill"),),
+    "hung": (("hung-task",),),
+    "deadlock": (("deadlock",), ("hung-task",)),
+    "lockup": (("wq-lockup", "soft-lockup", "hard-lockup", "rcu-stall"),),
+    "stuck": (("deadline", "stuck"),),
 }
+LOCKUP_MS = 30_000  # a canary that waits so long gives the verdict lockup
 # Verdicts and outcomes whose names alone say too little.
 VERDICT_WORDS = {"livelock": "livelock (alive, no progress)"}
 OUTCOME_WORDS = {"premature-oom": "premature oom (over half of swap free)", "throttled": "throttled but alive"}
@@ -485,16 +486,35 @@ def outcome_words(cell: Cell) -> str:
     return f"{verdict} ({beside})" if beside else verdict
 
 
-def failure_time(cell: Cell) -> float | None:
-    """When the failure that gave the verdict happened, if the log has it, else when the record says that one did."""
-    kinds = FAILURE_EVENTS.get(cell.verdict, ())
-    times = [event.t for event in cell.events if event.kind in kinds]
-    if not times and cell.verdict == "oom":
+def _last_seen(cell: Cell) -> float | None:
+    """Of a machine that died on the spot: when its record ends."""
+    times = [event.t for event in cell.events]
+    times += [max(series.t) for series in cell.samples.series.values() if len(series)]
+    return max(times, default=None) if cell.machine_died else None
+
+
+def _canary_lockup(cell: Cell) -> float | None:
+    """When the canary had waited for so long that it is a lockup."""
+    series = cell.samples.series.get("canary_ms")
+    return next((t for t, ms in zip(series.t, series.v) if ms >= LOCKUP_MS), None) if series else None
+
+
+def failure_moment(cell: Cell) -> tuple[float | None, str]:
+    """When the failure that gave the verdict was, and how that is known where no event tells."""
+    for kinds in FAILURE_EVENTS.get(cell.verdict, ()):
+        times = [event.t for event in cell.events if event.kind in kinds]
+        if times:
+            return min(times), ""
+    if cell.verdict == "oom":
         times = [t for victim in cell.victims() if (t := num(victim.get("t"))) is not None]
-    if times:
-        return min(times)
-    first = cell.metric("time_to_failure_s")
-    return cell.metric("elapsed_s") if first is None else first
+        return min(times, default=None), "by the list of victims"
+    if cell.verdict == "lockup":
+        return _canary_lockup(cell), "by the canary"
+    if cell.verdict == "livelock":
+        return cell.metric("time_to_failure_s"), "by the verdict"
+    if cell.verdict in ("panic", "hung", "stuck"):
+        return _last_seen(cell), "by the end of the record"
+    return None, ""
 
 
 def _cell_words(cell: Cell) -> str:
@@ -509,7 +529,7 @@ def _cell_words(cell: Cell) -> str:
         return outcome_words(cell) + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
     kills = cell.metric("oom_kills")
     extra = f" ({plural(int(kills), 'OOM kill')})" if kills else ""
-    when = failure_time(cell)
+    when, _how = failure_moment(cell)
     return outcome_words(cell) + (f" after {seconds(when)}" if when is not None else "") + extra
 
 
@@ -525,7 +545,7 @@ def _column_words(column: Column) -> str:
     if len(column.standing) == 1:
         return _cell_words(column.standing[0])
     finished = [t for cell in column.counted if cell.verdict == "ok" and (t := cell.metric("elapsed_s")) is not None]
-    failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_time(cell)) is not None]
+    failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_moment(cell)[0]) is not None]
     parts = [verdict_words(column)]
     if failed:
         of = "" if len(failed) == len(column.counted) else f" of {len(failed)}"

@@ -18,7 +18,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, slabs, stats, tables
+from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, slabs, stats, survival, tables
 from reports.analysis import Column, Comparison, place
 from reports.model import Cell, Event, num, text
 from reports.published import published
@@ -239,7 +239,7 @@ def _repeat_rows(comparison: Comparison) -> list[dict[str, str]]:
     ]
 
 
-def _context(comparison: Comparison) -> dict[str, Any]:
+def _context(comparison: Comparison, lasted: list[survival.Arm]) -> dict[str, Any]:
     metrics = [(metric, *tables.shown(metric)) for metric in comparison.metrics]
     differing, pinned = tables.settings(comparison)
     pairs = effects.groups(comparison)
@@ -252,6 +252,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "metrics": metrics,
         "effects": [effects.table(group) for group in pairs],
         "effect_tests": effects.tests(pairs),
+        "lasted": survival.rows(lasted),
+        "lasted_tests": survival.tests(lasted),
         "mitigations": tables.mitigations(comparison),
         "differing": differing,
         "pinned": pinned,
@@ -312,7 +314,9 @@ def render(comparison: Comparison) -> str:
     )
     histories = memory.histories(comparison)
     caches, cache_figures = slabs.by_cache(comparison)
+    lasted = survival.arms(comparison)
     figures = {
+        "lasted": survival.figure(comparison, lasted),
         "offline_times": memory.durations(comparison),
         "blocks": histories.figures,
         "timeline": charts.timeline(comparison),
@@ -322,7 +326,7 @@ def render(comparison: Comparison) -> str:
         "cgroup_time": slabs.cgroups(comparison),
     }
     drawn = any(figures.values())
-    context = _context(comparison)
+    context = _context(comparison, lasted)
     # A carriage return would be normalised by the browser and the hash would no longer fit.
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if drawn else ""
     page_script = (TEMPLATES / "report.js").read_text(encoding="utf-8")

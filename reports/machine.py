@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from reports import analysis, effects, shrink, stats, tables
+from reports import analysis, effects, shrink, stats, survival, tables
 from reports.analysis import Column, Comparison, Figure, Metric
 from reports.model import num, text
 
@@ -127,7 +127,7 @@ def _losses(comparison: Comparison) -> list[dict[str, Any]]:
 
 def render(comparison: Comparison) -> str:
     """One JSON object."""
-    found = effects.groups(comparison)
+    found, lasted = effects.groups(comparison), survival.arms(comparison)
     return (
         json.dumps(
             {
@@ -147,12 +147,14 @@ def render(comparison: Comparison) -> str:
                 "arms": [_arm(column) for column in comparison.columns],
                 "metrics": {metric.name: _metric(metric, comparison.columns) for metric in comparison.metrics},
                 "effects": _pairs(found),
+                "survival": survival.as_json(lasted),
                 "statistics": {
                     "min_repeats": stats.MIN_REPEATS,
                     "alpha": stats.ALPHA,
                     "confidence": stats.CONFIDENCE,
                     "tests": comparison.tests,
                     "tests_of_effects": effects.tests(found),
+                    "tests_of_survival": survival.tests(lasted),
                 },
                 "losses": _losses(comparison),
                 "other_losses": tables.other_losses(comparison),

@@ -137,7 +137,7 @@ def test_markdown(repeats, compared):
 def test_json(repeats, compared):
     data = json.loads(machine.render(compared(repeats)))
     assert list(data) == [
-        *("schema", "summary", "runs", "arms", "metrics", "effects", "statistics", "losses", "other_losses")
+        *("schema", "summary", "runs", "arms", "metrics", "effects", "survival", "statistics", "losses", "other_losses")
     ]
     assert data["effects"] == [], "no arm has one mitigation alone"
     assert [(arm["label"], arm["verdicts"], arm["baseline"]) for arm in data["arms"]] == [
