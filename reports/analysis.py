@@ -486,13 +486,6 @@ def outcome_words(cell: Cell) -> str:
     return f"{verdict} ({beside})" if beside else verdict
 
 
-def _last_seen(cell: Cell) -> float | None:
-    """Of a machine that died on the spot: when its record ends."""
-    times = [event.t for event in cell.events]
-    times += [max(series.t) for series in cell.samples.series.values() if len(series)]
-    return max(times, default=None) if cell.machine_died else None
-
-
 def _canary_lockup(cell: Cell) -> float | None:
     """When the canary had waited for so long that it is a lockup."""
     series = cell.samples.series.get("canary_ms")
@@ -513,7 +506,7 @@ def failure_moment(cell: Cell) -> tuple[float | None, str]:
     if cell.verdict == "livelock":
         return cell.metric("time_to_failure_s"), "by the verdict"
     if cell.verdict in ("panic", "hung", "stuck"):
-        return _last_seen(cell), "by the end of the record"
+        return cell.last_seen if cell.machine_died else None, "by the end of the record"
     return None, ""
 
 

@@ -22,7 +22,7 @@ from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, 
 from reports.analysis import Column, Comparison, place
 from reports.model import Cell, Event, num, text
 from reports.published import published
-from reports.text import ARROW, NOT_MEASURED, clean, number, plural, probability, seconds
+from reports.text import ARROW, NOT_MEASURED, clean, number, one_line, plural, probability, seconds
 
 TEMPLATES = Path(__file__).with_name("templates")
 EVENTS_SHOWN = 200
@@ -63,7 +63,7 @@ class EventList:
     cell: Cell
     arm: int
     title: str
-    events: list[tuple[str, str, str, bool]]  # time, kind, raw, severe
+    events: list[tuple[str, str, str, bool, str]]  # time, kind, raw, severe, active workloads
     left_out: str
 
 
@@ -209,6 +209,11 @@ def _raw(event: Event) -> str:
 
 def event_lists(comparison: Comparison) -> list[EventList]:
     """The classified log of each cell, with the raw text."""
+
+    def shown(event: Event) -> tuple[str, str, str, bool, str]:
+        severe, active = event.kind in SEVERE, one_line(", ".join(event.active))
+        return seconds(event.t), event.kind, _raw(event), severe, active
+
     lists = []
     for column in comparison.columns:
         for cell in column.cells:
@@ -218,7 +223,7 @@ def event_lists(comparison: Comparison) -> list[EventList]:
                     cell,
                     column.colour,
                     place(column, cell),
-                    [(seconds(event.t), event.kind, _raw(event), event.kind in SEVERE) for event in events],
+                    [shown(event) for event in events],
                     left_out,
                 )
             )
@@ -285,6 +290,7 @@ def _context(comparison: Comparison, lasted: list[survival.Arm]) -> dict[str, An
         "shrunk": shrink.rows(comparison),
         "peak_notes": charts.peak_notes(comparison),
         "left_out": charts.left_out(comparison),
+        "loads": charts.most_loads(charts.lane_cells(comparison)) > 0,
         "quiet": " and ".join(charts.loud_arms(comparison)) if charts.quiet(comparison) else "",
         "light": charts.theme(charts.LIGHT, False),
         "dark": charts.theme(charts.DARK, True),

@@ -234,7 +234,7 @@ def test_events_are_capped_and_the_severe_stay(new_run, compared):
     events.write_text(noise + events.read_text())
     listed = html.event_lists(compared(path))[0]
     assert len(listed.events) == html.EVENTS_SHOWN and listed.left_out.startswith("1,3")
-    assert [kind for _, kind, _, _ in listed.events].count("oom-kill") == 3 and listed.events[-1][1] == "panic"
+    assert [kind for _, kind, *_ in listed.events].count("oom-kill") == 3 and listed.events[-1][1] == "panic"
     assert charts.left_out(compared(path)) == ["1,200 event markers"]
 
 
