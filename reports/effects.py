@@ -29,7 +29,7 @@ from reports.analysis import (
 )
 from reports.model import obj, text
 from reports.tables import mitigation_state, never_words, survivors_words, value_of
-from reports.text import ARROW, NOT_MEASURED, number, probability, ratio, scale
+from reports.text import ARROW, BOUND_SIGNS, NOT_MEASURED, number, probability, ratio, scale
 
 # What a mitigation is there for, in the order in which it is told; of these a report shows those that it has.
 KEY_METRICS = (
@@ -242,7 +242,7 @@ def _n(effect: Effect) -> str:
 
 def shown(effect: Effect, divisor: float) -> Shown:
     """The texts of one field, in the unit of its column."""
-    sign = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}.get(effect.bound, "")
+    sign = BOUND_SIGNS.get(effect.bound, "")
     size = ratio(effect.ratio) if effect.ratio else ""
     words, mark = effect.words
     p = effect.on.p

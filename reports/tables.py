@@ -9,7 +9,7 @@ from typing import Any
 from reports import stats
 from reports.analysis import Comparison, Figure, Metric, distinct, flat_options, mixed_settings, plain
 from reports.model import Cell, num, obj, seq, text
-from reports.text import NOT_MEASURED, number, plural, probability, quantity, ratio, scale, seconds
+from reports.text import BOUND_SIGNS, NOT_MEASURED, number, plural, probability, quantity, ratio, scale, seconds
 
 
 @dataclass
@@ -39,7 +39,7 @@ def value_of(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
         of = f" in {figure.never} of {figure.of}" if figure.of > 1 else ""
         title = "nothing failed" if metric.times_failure else "the load did not come to its end"
         return f"{metric.never}{of}", f"{title}, so it has no such time"
-    sign = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}.get(figure.bound)
+    sign = BOUND_SIGNS.get(figure.bound)
     mark = f"{sign}\N{THIN SPACE}" if sign else ""
     title = f"{figure.bound}: a cell that died may have gone further after its last sample" if sign else ""
     return mark + number(figure.median / divisor, figure.kind == "number"), title

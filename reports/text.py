@@ -11,6 +11,7 @@ import math
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
+BOUND_SIGNS = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}
 
 _UNPRINTABLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _UNPRINTABLE |= {0x7F: 0x2421} | {code: 0xFFFD for code in range(0x80, 0xA0)}
