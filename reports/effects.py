@@ -29,7 +29,7 @@ from reports.analysis import (
 )
 from reports.model import obj, text
 from reports.tables import mitigation_state, never_words, survivors_words, value_of
-from reports.text import ARROW, BOUND_SIGNS, NOT_MEASURED, number, probability, ratio, scale
+from reports.text import ARROW, BOUND_SIGNS, NOT_MEASURED, interval, probability, ratio, scale
 
 # What a mitigation is there for, in the order in which it is told; of these a report shows those that it has.
 KEY_METRICS = (
@@ -249,7 +249,7 @@ def shown(effect: Effect, divisor: float) -> Shown:
     return Shown(
         *(value_of(effect.metric, side, divisor)[0] for side in (effect.off, effect.on)),
         sign + size if size else "",
-        "[{}, {}]".format(*map(ratio, effect.interval)) if effect.interval else "",
+        interval(*map(ratio, effect.interval), effect.bound) if effect.interval else "",
         _n(effect),
         probability(p, effect.on.test) if p is not None else "",
         words,

@@ -9,7 +9,7 @@ from typing import Any
 from reports import stats
 from reports.analysis import Comparison, Figure, Metric, distinct, flat_options, mixed_settings, plain
 from reports.model import Cell, num, obj, seq, text
-from reports.text import BOUND_SIGNS, NOT_MEASURED, number, plural, probability, quantity, ratio, scale, seconds
+from reports.text import BOUND_SIGNS, NOT_MEASURED, interval, number, plural, probability, quantity, ratio, scale, seconds
 
 
 @dataclass
@@ -63,8 +63,8 @@ def _note(metric: Metric, figure: Figure, divisor: float) -> str:
         parts.append(f"n = {n}" if figure.complete else f"n = {n} of {figure.of}")
     parts += [words] if (words := never_words(metric, figure) or survivors_words(figure)) else []
     if figure.interval:
-        low, high = (number(edge / divisor, figure.kind == "number") for edge in figure.interval)
-        parts.append(f"95% [{low}, {high}]")
+        edges = (number(edge / divisor, figure.kind == "number") for edge in figure.interval)
+        parts.append(f"95% {interval(*edges, figure.bound)}")
     if figure.p is not None:
         parts.append(probability(figure.p, figure.test))
     # A line may end after a part, not inside it.

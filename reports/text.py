@@ -107,6 +107,13 @@ def ratio(value: float) -> str:
     return sign + (f"{size:,.0f}" if size >= 100 else f"{size:.1f}" if size >= 10 else f"{size:.2f}")
 
 
+def interval(low: str, high: str, bound: str) -> str:
+    """Of a figure that is a bound, only the edge that it is a bound of: the other one may lie further out."""
+    if bound:
+        return BOUND_SIGNS[bound] + (low if bound == "at least" else high)
+    return f"[{low}, {high}]"
+
+
 def probability(value: float, test: str) -> str:
     """A p-value with no more digits than it deserves, and the test that it is from."""
     shown = "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"

@@ -169,6 +169,15 @@ def test_kills_of_a_machine_that_died_may_have_been_more(new_run, compared, edit
     assert before.bound == bound and (after.p is None) == (bound != "")
 
 
+def test_interval_of_a_bound_has_one_edge(new_run, compared):
+    path = new_run(repeats=3)
+    for repeat in (1, 2, 3):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", wq_delay_max_ms=600 + repeat, swap_free_min_kib=repeat)
+    metrics = {metric.name: tables.shown(metric)[1][0].note for metric in compared(path).metrics}
+    assert metrics["wq_delay_max_ms"].endswith("95%\u00a0\u2265601")
+    assert metrics["swap_free_min_kib"].endswith("95%\u00a0\u22643.00")
+
+
 def test_as_much_as_at_least_as_much_is_not_unchanged(new_run, compared):
     path = new_run(repeats=3)
     for repeat in (1, 2, 3):
