@@ -400,7 +400,8 @@ def _kind(metric: Metric, values: list[float | bool]) -> str:
 
 def _direction(better: str, old: float, new: float) -> str:
     if old == new:
-        return "same"
+        # Two arms of which most cells never came to it need not have done so equally often.
+        return "" if math.isinf(old) else "same"
     if better not in ("less", "more"):
         return "changed"
     return "better" if (new < old) == (better == "less") else "worse"

@@ -169,6 +169,17 @@ def test_kills_of_a_machine_that_died_may_have_been_more(new_run, compared, edit
     assert before.bound == bound and (after.p is None) == (bound != "")
 
 
+def test_two_arms_that_mostly_did_not_finish_are_not_unchanged(new_run, compared, edit):
+    path = new_run(repeats=4)
+    for repeat in (1, 2, 3):
+        edit(path / f"cells/{2 * repeat:03d}-after-{repeat}/cell.json", verdict="panic")
+    comparison = compared(path)
+    metric = next(metric for metric in comparison.metrics if metric.name == "elapsed_s")
+    shown = tables.shown(metric)[1][1]
+    assert shown.value == "did not finish in 3 of 4" and shown.change == ""
+    assert "p = 1.00" in shown.note.replace("\u00a0", " ")
+
+
 def test_interval_of_a_bound_has_one_edge(new_run, compared):
     path = new_run(repeats=3)
     for repeat in (1, 2, 3):
