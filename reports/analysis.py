@@ -32,16 +32,19 @@ SUMS = {
     "allocation_stalls",
     "direct_scans",
 }
+# Counts that a machine's own end cuts short; the end of a load that was killed does not.
+FAILURE_COUNTS = {"oom_kills", "wq_lockups", "hung_tasks"}
 SUFFIX_UNITS = {"s": "s", "ms": "ms", "us": "us", "kib": "KiB", "mib": "MiB", "pct": "%"}
-# The kind of event that marks the moment of each failure.
+# The kinds of events that mark the moment of each failure; the later ones where there is none of the first.
 FAILURE_EVENTS = {
-    "panic": ("panic",),
-    "oom": ("oom-kill", "memcg-oom-kill"),
-    "hung": ("hung-task",),
-    "deadlock": ("deadlock", "hung-task"),
-    "lockup": ("wq-lockup", "soft-lockup", "rcu-stall"),
-    "stuck": ("deadline",),
+    "panic": (("panic",), ("oops", "bug")),
+    "oom": (("oom-kill", "memcg-oom-kill"),),
+    "hung": (("hung-task",),),
+    "deadlock": (("deadlock",), ("hung-task",)),
+    "lockup": (("wq-lockup", "soft-lockup", "hard-lockup", "rcu-stall"),),
+    "stuck": (("deadline", "stuck"),),
 }
+LOCKUP_MS = 30_000  # a canary that waits so long gives the verdict lockup
 # Verdicts and outcomes whose names alone say too little.
 VERDICT_WORDS = {"livelock": "livelock (alive, no progress)"}
 OUTCOME_WORDS = {"premature-oom": "premature oom (over half of swap free)", "throttled": "throttled but alive"}
@@ -94,6 +97,7 @@ class Figure:
     kind: str  # number, count, flag
     values: list[float | bool] = field(default_factory=list)
     of: int = 0  # counted cells, measured or not
+    died: int = 0  # cells that did not finish and have no value
     never: int = 0  # cells that rank behind every time, because they never came to what is timed
     bound: str = ""  # "at least" or "at most": a cell that died may have gone further after its last sample
     median: float | None = None  # inf: most cells never came to what is timed
@@ -345,9 +349,13 @@ def _describe(name: str, cells: list[Cell]) -> Metric:
     )
 
 
-def _bound(metric: Metric) -> str:
-    """What a death makes of an extreme or a sum."""
+def _bound(metric: Metric, cell: Cell) -> str:
+    """What a death makes of an extreme, a sum or a count."""
     whole = metric.name.partition(".")[0]
+    if cell.finished:
+        return ""
+    if whole in FAILURE_COUNTS:
+        return "at least" if cell.machine_died else ""
     words = set(whole.split("_"))
     if metric.unit.endswith("/min"):
         words.discard("min")
@@ -372,7 +380,9 @@ def make_figure(metric: Metric, column: Column, flats: Flats, kind: str) -> Figu
             figure.never += 1
         elif value is not None and isinstance(value, bool) == (kind == "flag"):
             figure.values.append(value)
-            figure.bound = figure.bound or ("" if cell.finished else _bound(metric))
+            figure.bound = figure.bound or _bound(metric, cell)
+        elif not cell.finished:
+            figure.died += 1
     if kind == "flag":
         figure.median = sum(figure.values) / len(figure.values) if figure.values else None
     elif figure.ranks:
@@ -390,7 +400,8 @@ def _kind(metric: Metric, values: list[float | bool]) -> str:
 
 def _direction(better: str, old: float, new: float) -> str:
     if old == new:
-        return "same"
+        # Two arms of which most cells never came to it need not have done so equally often.
+        return "" if math.isinf(old) else "same"
     if better not in ("less", "more"):
         return "changed"
     return "better" if (new < old) == (better == "less") else "worse"
@@ -398,10 +409,11 @@ def _direction(better: str, old: float, new: float) -> str:
 
 def _untold(old: Figure, new: Figure) -> bool:
     """Whether one that ended early could have gone past the other, had it lived; of two such nothing is known."""
-    if old.bound and new.bound:
-        return True
-    if old.median == new.median or not (old.bound or new.bound):
+    if not (old.bound or new.bound):
         return False
+    # What is at least as much as the other's may be more.
+    if (old.bound and new.bound) or old.median == new.median:
+        return True
     early, other = (old, new) if old.bound else (new, old)
     return (early.median < other.median) == (early.bound == "at least")
 
@@ -410,12 +422,13 @@ def compare_figures(metric: Metric, old: Figure, new: Figure) -> None:
     """Fills in what `new` is, seen from `old`."""
     if old.median is None or new.median is None or _untold(old, new):
         return
+    # A cell that has no value may be the one that died: nothing is said of those that are left.
+    if not (old.complete and new.complete):
+        return
     new.direction = _direction(metric.better, old.median, new.median)
     if new.kind != "flag" and old.median > 0 and math.isfinite(old.median) and math.isfinite(new.median):
         size = new.median / old.median
         new.ratio = size if math.isfinite(size) else None
-    if not (old.complete and new.complete):
-        return
     tests: dict[str, Callable[..., tuple[float, str] | None]] = {
         "flag": stats.compare_flags,
         "count": stats.compare_counts,
@@ -474,16 +487,28 @@ def outcome_words(cell: Cell) -> str:
     return f"{verdict} ({beside})" if beside else verdict
 
 
-def failure_time(cell: Cell) -> float | None:
-    """When the failure that gave the verdict happened, if the log has it, else when the record says that one did."""
-    kinds = FAILURE_EVENTS.get(cell.verdict, ())
-    times = [event.t for event in cell.events if event.kind in kinds]
-    if not times and cell.verdict == "oom":
+def _canary_lockup(cell: Cell) -> float | None:
+    """When the canary had waited for so long that it is a lockup."""
+    series = cell.samples.series.get("canary_ms")
+    return next((t for t, ms in zip(series.t, series.v) if ms >= LOCKUP_MS), None) if series else None
+
+
+def failure_moment(cell: Cell) -> tuple[float | None, str]:
+    """When the failure that gave the verdict was, and how that is known where no event tells."""
+    for kinds in FAILURE_EVENTS.get(cell.verdict, ()):
+        times = [event.t for event in cell.events if event.kind in kinds]
+        if times:
+            return min(times), ""
+    if cell.verdict == "oom":
         times = [t for victim in cell.victims() if (t := num(victim.get("t"))) is not None]
-    if times:
-        return min(times)
-    first = cell.metric("time_to_failure_s")
-    return cell.metric("elapsed_s") if first is None else first
+        return min(times, default=None), "by the list of victims"
+    if cell.verdict == "lockup":
+        return _canary_lockup(cell), "by the canary"
+    if cell.verdict == "livelock":
+        return cell.metric("time_to_failure_s"), "by the verdict"
+    if cell.verdict in ("panic", "hung", "stuck"):
+        return cell.last_seen if cell.machine_died else None, "by the end of the record"
+    return None, ""
 
 
 def _cell_words(cell: Cell) -> str:
@@ -498,7 +523,7 @@ def _cell_words(cell: Cell) -> str:
         return outcome_words(cell) + (f" in {seconds(elapsed)}" if elapsed is not None else "") + data
     kills = cell.metric("oom_kills")
     extra = f" ({plural(int(kills), 'OOM kill')})" if kills else ""
-    when = failure_time(cell)
+    when, _how = failure_moment(cell)
     return outcome_words(cell) + (f" after {seconds(when)}" if when is not None else "") + extra
 
 
@@ -515,10 +540,11 @@ def column_words(column: Column) -> str:
     if len(column.standing) == 1:
         return _cell_words(column.standing[0])
     finished = [t for cell in column.counted if cell.verdict == "ok" and (t := cell.metric("elapsed_s")) is not None]
-    failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_time(cell)) is not None]
+    failed = [t for cell in column.counted if cell.verdict != "ok" and (t := failure_moment(cell)[0]) is not None]
     parts = [verdict_words(column)]
     if failed:
-        parts.append(f"failing after {seconds(stats.median(failed))} (median)")
+        of = "" if len(failed) == len(column.counted) else f" of {len(failed)}"
+        parts.append(f"failing after {seconds(stats.median(failed))} (median{of})")
     if finished and not failed:
         parts.append(f"in {seconds(stats.median(finished))} (median)")
     return ", ".join(parts)

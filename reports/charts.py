@@ -28,6 +28,8 @@ MAX_MARKERS = 300  # a cell and kind
 MAX_GUIDES = 16  # vertical lines through all panels
 MAX_LANES = 40
 MAX_CACHE_PANELS = 4
+MAX_LOADS = 6  # bars in one lane
+MAX_BARS = 60  # of one workload
 HOVER_COLUMNS = 62
 NEIGHBOURS = 6  # other events named in a hover label
 TOP_CACHES = 12
@@ -39,6 +41,7 @@ PAGE_MIB = 4096 / 2**20  # what pswpin and pswpout count, on all machines that w
 
 LANE_PX, PANEL_PX, SPACE_PX, TOP_PX, BOTTOM_PX = 40, 128, 40, 36, 46
 SMALL_LANE_PX, MANY_LANES = 24, 8
+LOAD_PX = 5  # of a lane's height for each workload
 MANY_COLUMNS = 8  # of more, nobody can tell the curves apart
 
 
@@ -348,6 +351,8 @@ def event_words(event: Event) -> list[str]:
         value = num(fields.get(name))
         if value is not None:
             lines.append(words.format(number(value)))
+    if event.active:
+        lines.append(f"active: {', '.join(event.active)}")
     return lines
 
 
@@ -452,6 +457,48 @@ def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, An
                 }
             )
     return traces
+
+
+def _loads(cell: Cell) -> list[tuple[str, list[tuple[float, float]]]]:
+    """Those that get a bar."""
+    return [(name, spans[:MAX_BARS]) for name, spans in list(cell.loads().items())[:MAX_LOADS]]
+
+
+def _within(begin: float, end: float, axis_range: tuple[float, float]) -> tuple[float, float]:
+    """As much of it as the time axis shows: a bar that leaves the axis by far cannot be drawn at all."""
+    low, high = axis_range
+    return min(max(begin, low), high), min(max(end, low), high)
+
+
+def most_loads(lanes: Cells) -> int:
+    return max((len(_loads(cell)) for _, cell in lanes), default=0)
+
+
+def _load_bars(lanes: Cells, lane_px: float, axis_range: tuple[float, float]) -> list[dict[str, Any]]:
+    """Thin bars along the top of a lane: when each of several workloads was under way."""
+    height = LOAD_PX / lane_px
+    return [
+        {
+            "type": "bar",
+            "orientation": "h",
+            "base": [_within(*span, axis_range)[0] for span in spans],
+            "x": [end - begin for begin, end in (_within(*span, axis_range) for span in spans)],
+            "y": [0.5 - (row + 0.7) * height - lane] * len(spans),
+            "width": 0.7 * height,
+            "yaxis": "y",
+            "showlegend": False,
+            "legendgroup": column.label,
+            "hoverinfo": "text",
+            "hovertext": [
+                f"<b>{label(name, 60)}</b> active from {seconds(begin)} to {seconds(end)}<br>{who(cell, column)}"
+                for begin, end in spans
+            ],
+            "textposition": "none",
+            "marker": {"color": token(column), "opacity": 0.45, "line": {"width": 0}},
+        }
+        for lane, (column, cell) in enumerate(lanes)
+        for row, (name, spans) in enumerate(_loads(cell))
+    ]
 
 
 NOTHING = {"type": "scatter", "x": [None], "y": [None], "yaxis": "y", "hoverinfo": "skip"}
@@ -729,7 +776,7 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     lanes, strips = lane_cells(comparison), panels(comparison)
     if not strips and not any(drawn_events(cell) for _, cell in lanes):
         return None
-    lane_px = LANE_PX if len(lanes) <= MANY_LANES else SMALL_LANE_PX
+    lane_px = (LANE_PX if len(lanes) <= MANY_LANES else SMALL_LANE_PX) + LOAD_PX * most_loads(lanes)
     heights = [lane_px * len(lanes) + 8] + [PANEL_PX] * len(strips)
     low, high = time_range(comparison, lanes)
     names = [_lane_label(cell, column) for column, cell in lanes]
@@ -754,7 +801,7 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     place_strips(layout, strips, places[1:], 1)
     # Markers last: they are drawn on top.
     data = _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low)
-    return {"data": hush(comparison, data), "layout": layout}
+    return {"data": _load_bars(lanes, lane_px, (low, high)) + hush(comparison, data), "layout": layout}
 
 
 def _peak_cell(column: Column) -> Cell | None:

@@ -28,8 +28,8 @@ from reports.analysis import (
     verdict_words,
 )
 from reports.model import obj, text
-from reports.tables import mitigation_state, never_words, value_of
-from reports.text import ARROW, NOT_MEASURED, number, probability, ratio, scale
+from reports.tables import mitigation_state, never_words, survivors_words, value_of
+from reports.text import ARROW, BOUND_SIGNS, NOT_MEASURED, interval, probability, ratio, scale
 
 # What a mitigation is there for, in the order in which it is told; of these a report shows those that it has.
 KEY_METRICS = (
@@ -216,7 +216,6 @@ class Shown:
     p: str
     words: str
     mark: str
-    test: str
 
     @property
     def change(self) -> str:
@@ -236,26 +235,25 @@ class Shown:
 def _n(effect: Effect) -> str:
     """How many repeats stand behind each side, and how many of them never came to what is timed."""
     sides = [f"{len(side.ranks)}" + ("" if side.complete else f" of {side.of}") for side in (effect.off, effect.on)]
-    never = [never_words(effect.metric, side) for side in (effect.off, effect.on)]
+    never = [never_words(effect.metric, side) or survivors_words(side) for side in (effect.off, effect.on)]
     told = [f"{arm}: {words}" for arm, words in zip(("off", "on"), never) if words]
     return ", ".join([f"n = {sides[0]} + {sides[1]}", *told])
 
 
 def shown(effect: Effect, divisor: float) -> Shown:
     """The texts of one field, in the unit of its column."""
-    sign = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}.get(effect.bound, "")
+    sign = BOUND_SIGNS.get(effect.bound, "")
     size = ratio(effect.ratio) if effect.ratio else ""
     words, mark = effect.words
     p = effect.on.p
     return Shown(
         *(value_of(effect.metric, side, divisor)[0] for side in (effect.off, effect.on)),
         sign + size if size else "",
-        "[{}, {}]".format(*map(ratio, effect.interval)) if effect.interval else "",
+        interval(*map(ratio, effect.interval), effect.bound) if effect.interval else "",
         _n(effect),
-        probability(p) if p is not None else "",
+        probability(p, effect.on.test) if p is not None else "",
         words,
         mark,
-        effect.on.test,
     )
 
 
@@ -306,7 +304,7 @@ def table(group: Group) -> Table:
             Row(
                 pair,
                 f"{verdict_words(pair.off)} {ARROW} {verdict_words(pair.on)}",
-                probability(test[0]) if test else "",
+                probability(*test) if test else "",
                 [own.get(metric.name) for metric in metrics],
             )
         )

@@ -18,11 +18,11 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 from plotly.offline import get_plotlyjs
 
-from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, slabs, stats, tables
+from reports import analysis, charts, deadlock, effects, memory, peaks, shrink, slabs, stats, survival, tables
 from reports.analysis import Column, Comparison, place
 from reports.model import Cell, Event, num, text
 from reports.published import published
-from reports.text import ARROW, NOT_MEASURED, clean, number, plural, probability, seconds
+from reports.text import ARROW, NOT_MEASURED, clean, number, one_line, plural, probability, seconds
 
 TEMPLATES = Path(__file__).with_name("templates")
 EVENTS_SHOWN = 200
@@ -63,7 +63,7 @@ class EventList:
     cell: Cell
     arm: int
     title: str
-    events: list[tuple[str, str, str, bool]]  # time, kind, raw, severe
+    events: list[tuple[str, str, str, bool, str]]  # time, kind, raw, severe, active workloads
     left_out: str
 
 
@@ -136,7 +136,7 @@ def _facts(column: Column) -> list[str]:
         facts.append(f"expected {expected[0]}: " + ("held" if expected[1] else "did not hold"))
     test = analysis.verdict_test(column)
     if test:
-        facts.append(f"failures against baseline: {probability(test[0])} ({test[1]})")
+        facts.append(f"failures against baseline: {probability(*test)}")
     left_out = sum(1 for cell in column.cells if not cell.counted)
     if left_out:
         facts.append(f"{left_out} not counted")
@@ -209,6 +209,11 @@ def _raw(event: Event) -> str:
 
 def event_lists(comparison: Comparison) -> list[EventList]:
     """The classified log of each cell, with the raw text."""
+
+    def shown(event: Event) -> tuple[str, str, str, bool, str]:
+        severe, active = event.kind in SEVERE, one_line(", ".join(event.active))
+        return seconds(event.t), event.kind, _raw(event), severe, active
+
     lists = []
     for column in comparison.columns:
         for cell in column.cells:
@@ -218,7 +223,7 @@ def event_lists(comparison: Comparison) -> list[EventList]:
                     cell,
                     column.colour,
                     place(column, cell),
-                    [(seconds(event.t), event.kind, _raw(event), event.kind in SEVERE) for event in events],
+                    [shown(event) for event in events],
                     left_out,
                 )
             )
@@ -239,7 +244,7 @@ def _repeat_rows(comparison: Comparison) -> list[dict[str, str]]:
     ]
 
 
-def _context(comparison: Comparison) -> dict[str, Any]:
+def _context(comparison: Comparison, lasted: list[survival.Arm]) -> dict[str, Any]:
     metrics = [(metric, *tables.shown(metric)) for metric in comparison.metrics]
     differing, pinned = tables.settings(comparison)
     pairs = effects.groups(comparison)
@@ -252,6 +257,8 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "metrics": metrics,
         "effects": [effects.table(group) for group in pairs],
         "effect_tests": effects.tests(pairs),
+        "lasted": survival.rows(lasted),
+        "lasted_tests": survival.tests(lasted),
         "mitigations": tables.mitigations(comparison),
         "differing": differing,
         "pinned": pinned,
@@ -283,6 +290,7 @@ def _context(comparison: Comparison) -> dict[str, Any]:
         "shrunk": shrink.rows(comparison),
         "peak_notes": charts.peak_notes(comparison),
         "left_out": charts.left_out(comparison),
+        "loads": charts.most_loads(charts.lane_cells(comparison)) > 0,
         "quiet": " and ".join(charts.loud_arms(comparison)) if charts.quiet(comparison) else "",
         "light": charts.theme(charts.LIGHT, False),
         "dark": charts.theme(charts.DARK, True),
@@ -316,7 +324,9 @@ def render(comparison: Comparison) -> str:
     """The whole page."""
     histories = memory.histories(comparison)
     caches, cache_figures = slabs.by_cache(comparison)
+    lasted = survival.arms(comparison)
     figures = {
+        "lasted": survival.figure(comparison, lasted),
         "offline_times": memory.durations(comparison),
         "blocks": histories.figures,
         "timeline": charts.timeline(comparison),
@@ -326,7 +336,7 @@ def render(comparison: Comparison) -> str:
         "cgroup_time": slabs.cgroups(comparison),
     }
     drawn = any(figures.values())
-    context = _context(comparison)
+    context = _context(comparison, lasted)
     # A carriage return would be normalised by the browser and the hash would no longer fit.
     plotly = get_plotlyjs().replace("\r\n", "\n").replace("\r", "\n") if drawn else ""
     page_script = (TEMPLATES / "report.js").read_text(encoding="utf-8")

@@ -6,7 +6,7 @@ import json
 import math
 from typing import Any
 
-from reports import analysis, effects, shrink, stats, tables
+from reports import analysis, effects, shrink, stats, survival, tables
 from reports.analysis import Column, Comparison, Figure, Metric
 from reports.model import num, text
 
@@ -56,6 +56,7 @@ def _arm(column: Column) -> dict[str, Any]:
         "counted": len(column.counted),
         "failures": column.failures,
         "failures_p": test[0] if test else None,
+        "failures_test": test[1] if test else None,
         "expected": expected[0] if expected else None,
         "expectation_held": expected[1] if expected else None,
         "cells": [
@@ -101,6 +102,7 @@ def _pairs(found: list[effects.Group]) -> list[dict[str, Any]]:
             "outcomes_off": dict(pair.off.outcomes),
             "outcomes_on": dict(pair.on.outcomes),
             "failures_p": test[0] if (test := pair.verdict_p) else None,
+            "failures_test": test[1] if test else None,
             "metrics": {effect.metric.name: _effect(effect) for effect in pair.effects},
         }
         for group in found
@@ -125,7 +127,7 @@ def _losses(comparison: Comparison) -> list[dict[str, Any]]:
 
 def render(comparison: Comparison) -> str:
     """One JSON object."""
-    found = effects.groups(comparison)
+    found, lasted = effects.groups(comparison), survival.arms(comparison)
     return (
         json.dumps(
             {
@@ -145,12 +147,14 @@ def render(comparison: Comparison) -> str:
                 "arms": [_arm(column) for column in comparison.columns],
                 "metrics": {metric.name: _metric(metric, comparison.columns) for metric in comparison.metrics},
                 "effects": _pairs(found),
+                "survival": survival.as_json(lasted),
                 "statistics": {
                     "min_repeats": stats.MIN_REPEATS,
                     "alpha": stats.ALPHA,
                     "confidence": stats.CONFIDENCE,
                     "tests": comparison.tests,
                     "tests_of_effects": effects.tests(found),
+                    "tests_of_survival": survival.tests(lasted),
                 },
                 "losses": _losses(comparison),
                 "other_losses": tables.other_losses(comparison),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from reports import analysis, deadlock, effects, memory, shrink, tables
+from reports import analysis, deadlock, effects, memory, shrink, survival, tables
 from reports.analysis import Comparison
 from reports.text import NOT_MEASURED, one_line
 
@@ -79,6 +79,10 @@ def render(comparison: Comparison) -> str:
     if comparison.metrics:
         rows = _metric_rows([(metric, *tables.shown(metric)) for metric in comparison.metrics])
         lines += ["## Metrics", "", *_table(["metric", "unit", *labels], rows)]
+    lasted = survival.flat_rows(comparison)
+    if lasted:
+        rows = [[escape(value) for value in row] for row in lasted]
+        lines += ["## How long it lasted", "", *_table(survival.FLAT_HEAD, rows)]
     found = effects.flat_rows(effects.groups(comparison))
     if found:
         rows = [[escape(value) for value in row] for row in found]

@@ -146,6 +146,11 @@ class Event:
     raw: str
     fields: dict[str, Any]
 
+    @property
+    def active(self) -> list[str]:
+        """The workloads that were under way, where there are several and the record says so."""
+        return [name for name in seq(self.fields.get("active"))[:MAX_GROUPS] if text(name)]
+
 
 @dataclass
 class Cell:
@@ -190,11 +195,20 @@ class Cell:
         """Whether the load ran to its end; "elapsed" of one that died is the time to its death, not a good result."""
         if self.verdict in ("ok", "corrupt"):
             return True
-        if self.verdict not in ("oom", "lockup") or text(obj(self.data.get("host")).get("ended_by")) != "guest":
+        if self.verdict not in ("oom", "lockup") or self.ended_by != "guest":
             return False
         if self.metric("elapsed_s") is None:
             return False
         return not any(text(victim.get("role")) == "workload" for victim in self.victims())
+
+    @property
+    def ended_by(self) -> str:
+        return text(self.section("host").get("ended_by"))
+
+    @property
+    def machine_died(self) -> bool:
+        """Whether the machine itself was gone, or had to be ended, before the cell was over."""
+        return self.ended_by in ("panic", "hang", "deadline", "qemu")
 
     def section(self, name: str) -> dict[str, Any]:
         return obj(self.data.get(name))
@@ -226,6 +240,30 @@ class Cell:
         """What the workloads found out that is no figure."""
         listed = [obj(finding) for finding in seq(self.data.get("findings"))]
         return [(num(finding.get("t")), words) for finding in listed if (words := text(finding.get("text")))]
+
+    def loads(self) -> dict[str, list[tuple[float, float]]]:
+        """When each of several workloads was under way; one that never ended was until the record ends."""
+        found: dict[str, list[tuple[float, float]]] = {}
+        begun: dict[str, float] = {}
+        spans = []
+        for event in self.events:
+            name = text(event.fields.get("workload"))
+            if event.kind == "load-begin" and name and len(begun) < MAX_GROUPS:
+                begun.setdefault(name, event.t)
+            elif event.kind == "load-end" and name in begun:
+                spans.append((begun.pop(name), event.t, name))
+        spans += [(t, max(t, self.last_seen or t), name) for name, t in begun.items()]
+        for begin, end, name in sorted(spans):
+            if _measured(end - begin):
+                found.setdefault(name, []).append((begin, end))
+        return found
+
+    @property
+    def last_seen(self) -> float | None:
+        """When the record ends."""
+        times = [event.t for event in self.events]
+        times += [max(series.t) for series in self.samples.series.values() if len(series)]
+        return max(times, default=None)
 
     def victims(self) -> list[dict[str, Any]]:
         """Tasks killed: the cell's own list, else what the classified log says."""

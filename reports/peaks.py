@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from reports.analysis import Column, Comparison, flat_metrics, flat_options
 from reports.model import Cell
 from reports.published import SOURCE
-from reports.text import NOT_MEASURED
+from reports.text import BOUND_SIGNS, NOT_MEASURED
 
 # Published metric -> ours, in the order of the table.
 ROWS = {
@@ -38,34 +38,44 @@ class Peaks:
     published: list[Row]
 
 
-def _percent(before: float | None, after: float | None) -> str:
-    """How much less `after` is, in the table's whole numbers; more is negative."""
-    if not before or after is None:
+@dataclass
+class Peak:
+    kib: float | None
+    least: bool = False  # of a cell that died: it may have gone further
+
+    @property
+    def shown(self) -> str:
+        sign = BOUND_SIGNS["at least"] if self.least else ""
+        return NOT_MEASURED if self.kib is None else f"{sign}{self.kib:,.0f}"
+
+
+def _percent(before: Peak, after: Peak) -> str:
+    """How much less `after` is, in the table's whole numbers; more is negative. Of two bounds nothing is known."""
+    if not before.kib or after.kib is None or (before.least and after.least):
         return NOT_MEASURED
-    return f"{100 * (before - after) / before:.0f}%"
-
-
-def _kib(value: float | None) -> str:
-    return NOT_MEASURED if value is None else f"{value:,.0f}"
+    sign = BOUND_SIGNS["at least"] if before.least else BOUND_SIGNS["at most"] if after.least else ""
+    return f"{sign}{100 * (before.kib - after.kib) / before.kib:.0f}%"
 
 
 def _nth(column: Column, index: int) -> Cell | None:
     return column.counted[index] if index < len(column.counted) else None
 
 
-def _value(cell: Cell | None, name: str) -> float | None:
+def _peak(cell: Cell | None, name: str) -> Peak:
     value = flat_metrics(cell).get(name) if cell else None
-    return None if value is None or isinstance(value, bool) else value
+    if cell is None or value is None or isinstance(value, bool):
+        return Peak(None)
+    return Peak(value, "peak" in name and not cell.finished)
 
 
 def _rows(columns: list[Column]) -> list[Row]:
     rows = []
     for name, label in ROWS.values():
         for repeat in range(max(len(column.counted) for column in columns)):
-            values = [_value(_nth(column, repeat), name) for column in columns]
-            if any(value is not None for value in values):
+            values = [_peak(_nth(column, repeat), name) for column in columns]
+            if any(value.kib is not None for value in values):
                 reductions = [_percent(values[0], value) for value in values[1:]]
-                rows.append(Row(label, str(repeat + 1), [_kib(value) for value in values], reductions))
+                rows.append(Row(label, str(repeat + 1), [value.shown for value in values], reductions))
     return rows
 
 
@@ -75,7 +85,7 @@ def _published() -> list[Row]:
     rows = []
     for row in found:
         before, after = (float(row[side]) / UNITS[row["unit"]] for side in ("before", "after"))
-        values = [_kib(before), _kib(after), f"{row['change_pct'].removeprefix('-')}%"]
+        values = [Peak(before).shown, Peak(after).shown, f"{row['change_pct'].removeprefix('-')}%"]
         rows.append(Row(ROWS[row["metric"]][1], row["workload"], values, []))
     return sorted(rows, key=lambda row: [label for _, label in ROWS.values()].index(row.label))
 
@@ -85,7 +95,7 @@ def table(comparison: Comparison) -> Peaks | None:
     columns = [
         column
         for column in comparison.columns
-        if any(_value(cell, "meminfo_slab_peak_kib") is not None for cell in column.counted)
+        if any(_peak(cell, "meminfo_slab_peak_kib").kib is not None for cell in column.counted)
     ]
     if not columns:
         return None

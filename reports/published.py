@@ -7,8 +7,8 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.analysis import Comparison, Metric
-from reports.text import ARROW, MINUS, plural, quantity, ratio
+from reports.analysis import Comparison, Figure, Metric
+from reports.text import ARROW, BOUND_SIGNS, MINUS, plural, quantity, ratio
 
 SOURCE = Path(__file__).with_name("published-results.csv")
 
@@ -80,10 +80,17 @@ def _digits(figure: str) -> str:
     return f"{int(figure):,}" if figure.isdigit() else figure
 
 
-def _side(value: float | None, unit: str) -> str:
-    if value is None:
+def _side(metric: Metric, figure: Figure) -> str:
+    if figure.median is None:
         return "not measured"
-    return quantity(value, unit) if math.isfinite(value) else "did not finish"
+    if math.isinf(figure.median):
+        return metric.never
+    return BOUND_SIGNS.get(figure.bound, "") + quantity(figure.median, metric.unit)
+
+
+def _cells(figure: Figure) -> str:
+    """How many cells stand behind a figure, of those that count."""
+    return plural(figure.of, "cell") if figure.complete else f"{len(figure.values)} of {plural(figure.of, 'cell')}"
 
 
 def _ours(comparison: Comparison, metric: Metric) -> str:
@@ -98,8 +105,8 @@ def _ours(comparison: Comparison, metric: Metric) -> str:
         change = f" ({ratio(new.ratio)})" if new.ratio and ratio(new.ratio) else ""
         place = "" if column.label == column.arm else f" [{column.label}]"
         told.append(
-            f"our {metric.label}{place}: before {_side(old.median, metric.unit)}, after "
-            f"{_side(new.median, metric.unit)}{change}, from {plural(old.of, 'cell')} and {plural(new.of, 'cell')}"
+            f"our {metric.label}{place}: before {_side(metric, old)}, after "
+            f"{_side(metric, new)}{change}, from {_cells(old)} and {_cells(new)}"
         )
     return "; ".join(told)
 

@@ -89,15 +89,26 @@ def bootstrap_ratio(a: Sequence[float], b: Sequence[float], seed: int = 1) -> tu
     return interval if interval and interval[0] > 0 else None
 
 
+def few_deals(n_a: int, n_b: int) -> bool:
+    """Whether every way of dealing the values to two arms can be looked at."""
+    return math.comb(n_a + n_b, n_a) <= MAX_DEALS
+
+
+def permutation(a: Sequence[float], b: Sequence[float]) -> float:
+    """Two-sided exact p: the share of all deals in which the sum of `a` lies as far from what is expected as here."""
+    scores = [*a, *b]
+    expected = len(a) * sum(scores) / len(scores)
+    seen = abs(sum(a) - expected)
+    deals = [abs(sum(deal) - expected) for deal in combinations(scores, len(a))]
+    return sum(1 for other in deals if other >= seen - 1e-9) / len(deals)
+
+
 def mann_whitney(a: Sequence[float], b: Sequence[float]) -> float:
     """Two-sided p of the rank-sum test, exact also with ties and with values that are infinite."""
     ranks = stats.rankdata([*a, *b])
-    if math.comb(len(ranks), len(a)) > MAX_DEALS:
-        return float(stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :], alternative="two-sided").pvalue)
-    expected = len(a) * (len(ranks) + 1) / 2
-    seen = abs(sum(ranks[: len(a)]) - expected)
-    deals = [abs(sum(deal) - expected) for deal in combinations(ranks, len(a))]
-    return sum(1 for other in deals if other >= seen - 1e-9) / len(deals)
+    if few_deals(len(a), len(b)):
+        return permutation(ranks[: len(a)], ranks[len(a) :])
+    return float(stats.mannwhitneyu(ranks[: len(a)], ranks[len(a) :], alternative="two-sided").pvalue)
 
 
 def fisher(yes_a: int, n_a: int, yes_b: int, n_b: int) -> float:

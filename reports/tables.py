@@ -9,7 +9,7 @@ from typing import Any
 from reports import stats
 from reports.analysis import Comparison, Figure, Metric, distinct, flat_options, mixed_settings, plain
 from reports.model import Cell, num, obj, seq, text
-from reports.text import NOT_MEASURED, number, plural, probability, quantity, ratio, scale, seconds
+from reports.text import BOUND_SIGNS, NOT_MEASURED, interval, number, plural, probability, quantity, ratio, scale, seconds
 
 
 @dataclass
@@ -22,7 +22,6 @@ class Shown:
     change: str = ""
     mark: str = ""  # better, worse, changed, same: the colour of `change`
     note: str = ""  # n, interval, p
-    test: str = ""  # where p comes from
 
 
 def value_of(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
@@ -31,14 +30,16 @@ def value_of(metric: Metric, figure: Figure, divisor: float) -> tuple[str, str]:
         yes, n = sum(figure.values), len(figure.values)
         if n == 0:
             return NOT_MEASURED, "not measured"
-        return ("yes" if yes == n else "no" if yes == 0 else f"{yes} of {n} yes"), ""
+        if yes not in (0, n):
+            return f"{yes} of {n} yes", ""
+        return ("yes" if yes else "no") + ("" if figure.complete else f" in {n} of {figure.of}"), ""
     if figure.median is None:
         return NOT_MEASURED, "not measured"
     if math.isinf(figure.median):
         of = f" in {figure.never} of {figure.of}" if figure.of > 1 else ""
         title = "nothing failed" if metric.times_failure else "the load did not come to its end"
         return f"{metric.never}{of}", f"{title}, so it has no such time"
-    sign = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}.get(figure.bound)
+    sign = BOUND_SIGNS.get(figure.bound)
     mark = f"{sign}\N{THIN SPACE}" if sign else ""
     title = f"{figure.bound}: a cell that died may have gone further after its last sample" if sign else ""
     return mark + number(figure.median / divisor, figure.kind == "number"), title
@@ -50,17 +51,22 @@ def never_words(metric: Metric, figure: Figure) -> str:
     return "" if told else f"{figure.never} {metric.never}"
 
 
+def survivors_words(figure: Figure) -> str:
+    """How many cells the median lacks because they did not live to have a value."""
+    return "" if figure.median is None or not figure.died else f"{figure.died} that did not finish left out"
+
+
 def _note(metric: Metric, figure: Figure, divisor: float) -> str:
     parts = []
     if figure.of >= stats.MIN_REPEATS or (figure.of > 1 and not figure.complete):
         n = len(figure.values) + figure.never
         parts.append(f"n = {n}" if figure.complete else f"n = {n} of {figure.of}")
-    parts += [words] if (words := never_words(metric, figure)) else []
+    parts += [words] if (words := never_words(metric, figure) or survivors_words(figure)) else []
     if figure.interval:
-        low, high = (number(edge / divisor, figure.kind == "number") for edge in figure.interval)
-        parts.append(f"95% [{low}, {high}]")
+        edges = (number(edge / divisor, figure.kind == "number") for edge in figure.interval)
+        parts.append(f"95% {interval(*edges, figure.bound)}")
     if figure.p is not None:
-        parts.append(probability(figure.p))
+        parts.append(probability(figure.p, figure.test))
     # A line may end after a part, not inside it.
     return ", ".join(part.replace(" ", "\N{NO-BREAK SPACE}") for part in parts)
 
@@ -87,7 +93,7 @@ def shown(metric: Metric) -> tuple[str, list[Shown]]:
     for figure in metric.figures:
         value, title = value_of(metric, figure, divisor)
         change, mark = _change(figure)
-        fields.append(Shown(value, unit, title, change, mark, _note(metric, figure, divisor), figure.test))
+        fields.append(Shown(value, unit, title, change, mark, _note(metric, figure, divisor)))
     return unit, fields
 
 
@@ -403,9 +409,8 @@ def _cell_notes(cell: Cell) -> list[str]:
         notes.append(f"{plural(cell.events_left_out, 'event')} not read")
     if cell.doubtful_kills:
         notes.append(cell.doubtful_kills)
-    ended = text(cell.section("host").get("ended_by"))
-    if ended and ended != "guest":
-        notes.append(f"ended by {ended}")
+    if cell.ended_by not in ("", "guest"):
+        notes.append(f"ended by {cell.ended_by}")
     return notes
 
 

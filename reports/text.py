@@ -11,6 +11,7 @@ import math
 NOT_MEASURED = "\N{EN DASH}"
 MINUS = "\N{MINUS SIGN}"
 ARROW = "\N{RIGHTWARDS ARROW}"
+BOUND_SIGNS = {"at least": "\N{GREATER-THAN OR EQUAL TO}", "at most": "\N{LESS-THAN OR EQUAL TO}"}
 
 _UNPRINTABLE = {code: 0x2400 + code for code in range(0x20) if chr(code) not in "\n\t"}
 _UNPRINTABLE |= {0x7F: 0x2421} | {code: 0xFFFD for code in range(0x80, 0xA0)}
@@ -106,9 +107,17 @@ def ratio(value: float) -> str:
     return sign + (f"{size:,.0f}" if size >= 100 else f"{size:.1f}" if size >= 10 else f"{size:.2f}")
 
 
-def probability(value: float) -> str:
-    """A p-value with no more digits than it deserves."""
-    return "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+def interval(low: str, high: str, bound: str) -> str:
+    """Of a figure that is a bound, only the edge that it is a bound of: the other one may lie further out."""
+    if bound:
+        return BOUND_SIGNS[bound] + (low if bound == "at least" else high)
+    return f"[{low}, {high}]"
+
+
+def probability(value: float, test: str) -> str:
+    """A p-value with no more digits than it deserves, and the test that it is from."""
+    shown = "p < 0.001" if value < 0.001 else f"p = {value:.3f}" if value < 0.1 else f"p = {value:.2f}"
+    return f"{shown} ({test})"
 
 
 def plural(count: int, one: str, many: str = "") -> str:

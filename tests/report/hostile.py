@@ -71,6 +71,15 @@ def _hostile_memory_events() -> list[dict[str, Any]]:
     ]
 
 
+def _hostile_loads() -> list[dict[str, Any]]:
+    """Workloads that begin and end as nothing real does."""
+    whens = ((-1e308, "load-begin"), (1, "load-end"), (2, "load-end"), (3, "load-begin"), (4, "load-begin"))
+    loads = [{"t": t, "kind": kind, "workload": TEXT, "raw": TEXT} for t, kind in whens]
+    loads += [{"t": 1, "kind": "load-begin", "workload": other, "raw": ""} for other in (7, None, [TEXT], "")]
+    active = ([TEXT, 7, None, [TEXT], ""], TEXT, {TEXT: TEXT}, [TEXT] * 999)
+    return loads + [{"t": 5, "kind": "oom-kill", "raw": "", "active": other} for other in active]
+
+
 def _poison(value: Any, keep: tuple[str, ...] = ()) -> Any:
     """Every text in a structure replaced, names of entries too where the record leaves them free."""
     if isinstance(value, dict):
@@ -124,7 +133,7 @@ def make_hostile(path: Path) -> Path:
             }
             for index, kind in enumerate(("oom-kill", "panic", "wq-lockup", "hung-task", TEXT))
         ]
-        events += _hostile_slab_events(not_shrunk) + _hostile_memory_events()
+        events += _hostile_slab_events(not_shrunk) + _hostile_memory_events() + _hostile_loads()
         waits = {"function": TEXT, "wait_n": 1e300, "wait_max_ms": -5, "wait_histogram": [TEXT, -1, 1e300] * 40}
         events.append(
             {

@@ -1,10 +1,11 @@
 # SPDX-License-Identifier: MIT
 """What belongs together, what is compared, and what may be called a difference."""
 import json
+import re
 
 import pytest
 
-from reports import analysis, machine, tables
+from reports import analysis, html, machine, markdown, tables
 
 
 def figures(comparison, name):
@@ -136,6 +137,83 @@ def test_survivors_alone_are_not_tested(repeats, compared):
     assert before.values == [] and not before.complete and after.p is None and after.direction == ""
 
 
+@pytest.mark.parametrize("better", ["more", "less"])
+def test_what_is_known_of_survivors_alone_is_no_change(new_run, compared, edit, better):
+    path = new_run(repeats=3)
+    for repeat in (1, 2, 3):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", write_mib_s=5.0 + repeat)
+    for repeat in (1, 2):
+        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", write_mib_s=None, data_verified=None)
+        edit(path / f"cells/{2 * repeat:03d}-after-{repeat}/cell.json", verdict="panic")
+    edit(path / "cells/001-before-1/cell.json", units={"write_mib_s": {"unit": "MiB/s", "better": better}})
+    comparison = compared(path)
+    after = figures(comparison, "write_mib_s")[1]
+    assert (after.direction, after.ratio, after.p, after.interval) == ("", None, None, None)
+    shown = {metric.name: tables.shown(metric)[1][1] for metric in comparison.metrics}
+    note = shown["write_mib_s"].note.replace("\u00a0", " ")
+    assert note == "n = 1 of 3, 2 that did not finish left out" and shown["write_mib_s"].change == ""
+    assert shown["data_verified"].value == "yes in 1 of 3"
+    elapsed = shown["elapsed_s"]
+    assert elapsed.value == "did not finish in 2 of 3", "the median of three, of whom two never did"
+
+
+@pytest.mark.parametrize("ended_by, bound", [("panic", "at least"), ("hang", "at least"), ("guest", "")])
+def test_kills_of_a_machine_that_died_may_have_been_more(new_run, compared, edit, ended_by, bound):
+    path = new_run(repeats=3)
+    for repeat in (1, 2, 3):
+        cell = f"{2 * repeat - 1:03d}-before-{repeat}"
+        edit(path / "cells" / cell / "cell.json", host={"ended_by": ended_by})
+        set_metric(path, cell, oom_kills=0)
+        set_metric(path, f"{2 * repeat:03d}-after-{repeat}", oom_kills=3)
+    before, after = figures(compared(path), "oom_kills")
+    assert before.bound == bound and (after.p is None) == (bound != "")
+
+
+def test_two_arms_that_mostly_did_not_finish_are_not_unchanged(new_run, compared, edit):
+    path = new_run(repeats=4)
+    for repeat in (1, 2, 3):
+        edit(path / f"cells/{2 * repeat:03d}-after-{repeat}/cell.json", verdict="panic")
+    comparison = compared(path)
+    metric = next(metric for metric in comparison.metrics if metric.name == "elapsed_s")
+    shown = tables.shown(metric)[1][1]
+    assert shown.value == "did not finish in 3 of 4" and shown.change == ""
+    assert "p = 1.00" in shown.note.replace("\u00a0", " ")
+
+
+def test_interval_of_a_bound_has_one_edge(new_run, compared):
+    path = new_run(repeats=3)
+    for repeat in (1, 2, 3):
+        set_metric(path, f"{2 * repeat - 1:03d}-before-{repeat}", wq_delay_max_ms=600 + repeat, swap_free_min_kib=repeat)
+    metrics = {metric.name: tables.shown(metric)[1][0].note for metric in compared(path).metrics}
+    assert metrics["wq_delay_max_ms"].endswith("95%\u00a0\u2265601")
+    assert metrics["swap_free_min_kib"].endswith("95%\u00a0\u22643.00")
+
+
+def test_as_much_as_at_least_as_much_is_not_unchanged(new_run, compared):
+    path = new_run(repeats=3)
+    for repeat in (1, 2, 3):
+        for cell in (f"{2 * repeat - 1:03d}-before-{repeat}", f"{2 * repeat:03d}-after-{repeat}"):
+            set_metric(path, cell, wq_delay_max_ms=40 + repeat)
+    before, after = figures(compared(path), "wq_delay_max_ms")
+    assert before.bound and before.median == after.median and (after.direction, after.p) == ("", None)
+
+
+def test_median_time_of_failure_says_of_how_many(new_run, compared, edit):
+    path = new_run(arms=["before"], repeats=3)
+    edit(path / "cells/001-before-1/cell.json", verdict="ok")
+    assert "(median of 2)" in analysis.summary(compared(path))[0]
+
+
+def test_every_p_has_its_test(repeats, compared):
+    comparison = compared(repeats)
+    texts = [markdown.render(comparison), html.render(comparison).split("<script")[0]]
+    for words in texts:
+        assert re.findall(r"p (?:=|<|&lt;) [0-9.]+", words.replace("\\", "").split("* marks")[0])
+        for rest in re.split(r"p (?:=|<|&lt;|\\<) [0-9.]+", words.replace("\u00a0", " ").split("* marks")[0])[1:]:
+            assert rest.startswith((" (Mann-Whitney)", " (Poisson)", " (Fisher)", " (log-rank, exact)")), rest[:40]
+    assert json.loads(machine.render(comparison))["arms"][1]["failures_test"] == "Fisher"
+
+
 def test_partly_missing_metric_is_not_tested(new_run, compared):
     path = new_run(repeats=4)
     set_metric(path, "001-before-1", wq_delay_max_ms=None)
@@ -179,7 +257,7 @@ def test_extreme_of_a_dead_cell_is_a_bound(new_run, compared, edit):
     bounds = {metric.name: [figure.bound for figure in metric.figures] for metric in comparison.metrics}
     assert bounds["cache_peak_kib.kcopyd_job"] == bounds["wq_delay_max_ms"] == ["at least", ""]
     assert bounds["taken_gib_min"] == ["", ""], "a rate a minute is no minimum"
-    assert bounds["available_min_kib"] == ["at most", ""] and bounds["oom_kills"] == ["", ""]
+    assert bounds["available_min_kib"] == ["at most", ""] and bounds["oom_kills"] == ["at least", ""]
 
 
 def test_interrupted_cell_and_its_replacement_are_told_apart(new_run, compared, edit):

@@ -58,7 +58,7 @@ def test_peaks_stand_in_the_published_rows(build, compared):
         "all memory of the group",
         "slab of the machine",
     ], "what was not measured has no row"
-    assert table.rows[0].values == ["4,000", "2,000"] and table.rows[0].reductions == ["50%"]
+    assert table.rows[0].values == ["\u22654,000", "2,000"] and table.rows[0].reductions == ["\u226550%"]
 
 
 def test_published_peaks_are_as_published(build, compared):
@@ -72,3 +72,18 @@ def test_other_loads_have_no_such_table(new_run, compared):
     comparison = compared(new_run())
     assert peaks.table(comparison) is None
     assert 'id="peaks"' not in html.render(comparison)
+
+
+@pytest.mark.parametrize(
+    "died, values, reduction",
+    [
+        ((), ["4,000", "2,000"], "50%"),
+        (("before",), ["\u22654,000", "2,000"], "\u226550%"),
+        (("after",), ["4,000", "\u22652,000"], "\u226450%"),
+        (("before", "after"), ["\u22654,000", "\u22652,000"], "\u2013"),
+    ],
+)
+def test_a_peak_of_a_cell_that_died_is_a_bound(build, compared, died, values, reduction):
+    change_cells(build, lambda index, cell: cell.update(verdict="panic" if cell["arm"] in died else "ok"))
+    row = peaks.table(compared(build)).rows[0]
+    assert (row.values, row.reductions) == (values, [reduction])

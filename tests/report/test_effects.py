@@ -177,7 +177,7 @@ def test_off_over_on(throttled, compared):
     assert one.on.p == pytest.approx(0.1) and one.words == ("better in every repeat", "better")
     told = effects.shown(one, 1024.0)
     assert (told.off, told.on, told.ratio, told.interval) == ("303", "59.6", "\u00d75.08", "[\u00d74.84, \u00d75.33]")
-    assert (told.n, told.p, told.test) == ("n = 3 + 3", "p = 0.10", "Mann-Whitney")
+    assert (told.n, told.p) == ("n = 3 + 3", "p = 0.10 (Mann-Whitney)")
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_outcomes_of_a_pair(swap_runs, compared):
     (group, _) = effects.groups(compared(*swap_runs))
     row = effects.table(group).rows[0]
     assert row.outcomes == "2 of 3 premature oom (over half of swap free), 1 of 3 oom \u2192 3 of 3 ok"
-    assert row.outcomes_p == "p = 0.10" and row.remark == ""
+    assert row.outcomes_p == "p = 0.10 (Fisher)" and row.remark == ""
 
 
 def test_what_the_kernel_lacks_was_not_switched(swap_runs, compared):

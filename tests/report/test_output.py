@@ -125,7 +125,7 @@ def test_markdown(repeats, compared):
         assert line in text
     assert re.search(
         r"\| peak held: kcopyd\\_job \| MiB \| \u2265 3\d\d; n = 4, 95% .* \(\u00f78\.\d\d better\\\*\); n = 4, .*"
-        r"p = 0\.029 \|",
+        r"p = 0\.029 \(Mann-Whitney\) \|",
         text,
     )
     widths = {
@@ -137,7 +137,7 @@ def test_markdown(repeats, compared):
 def test_json(repeats, compared):
     data = json.loads(machine.render(compared(repeats)))
     assert list(data) == [
-        *("schema", "summary", "runs", "arms", "metrics", "effects", "statistics", "losses", "other_losses")
+        *("schema", "summary", "runs", "arms", "metrics", "effects", "survival", "statistics", "losses", "other_losses")
     ]
     assert data["effects"] == [], "no arm has one mitigation alone"
     assert [(arm["label"], arm["verdicts"], arm["baseline"]) for arm in data["arms"]] == [
@@ -234,7 +234,7 @@ def test_events_are_capped_and_the_severe_stay(new_run, compared):
     events.write_text(noise + events.read_text())
     listed = html.event_lists(compared(path))[0]
     assert len(listed.events) == html.EVENTS_SHOWN and listed.left_out.startswith("1,3")
-    assert [kind for _, kind, _, _ in listed.events].count("oom-kill") == 3 and listed.events[-1][1] == "panic"
+    assert [kind for _, kind, *_ in listed.events].count("oom-kill") == 3 and listed.events[-1][1] == "panic"
     assert charts.left_out(compared(path)) == ["1,200 event markers"]
 
 
@@ -337,11 +337,21 @@ def test_published_figures_stay_apart(pair, compared):
     assert {row.source for row in rows} == {"Tsironis patch 1/2", "Tsironis patch 2/2"}
     slab = next(row for row in rows if row.metric == "kcopyd job slab peak")
     assert (slab.before, slab.after) == ("10,240", "130") and slab.ours.startswith(
-        "our peak held: kcopyd_job: before 3"
+        "our peak held: kcopyd_job: before \u22653"
     )
     write = next(row for row in rows if row.metric == "write time")
     assert "before did not finish, after 21.5 s" in write.ours
     assert not any(row.ours for row in rows if "parallel" in row.what)
+
+
+def test_our_figures_beside_the_published_say_of_how_many_cells(new_run, edit, compared):
+    path = new_run(repeats=3)
+    cell = json.loads((path / "cells/002-after-1/cell.json").read_text())
+    metrics = cell["metrics"] | {"cache_peak_kib": {}}
+    edit(path / "cells/002-after-1/cell.json", verdict="panic", metrics=metrics)
+    rows = {row.metric: row.ours for row in published(compared(path))}
+    assert "from 3 cells and 3 cells" in rows["write time"], "one of them ranks last"
+    assert "from 3 cells and 2 of 3 cells" in rows["kcopyd job slab peak"]
 
 
 def test_kills_counted_twice_cast_doubt(new_run, edit, compared):
