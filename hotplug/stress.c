@@ -11,9 +11,10 @@
 pid_t stress_start(const struct cell *c, uint64_t stressors, uint64_t bytes)
 {
 	char number[24], size[32], timeout[24];
-	const char *argv[] = { STRESSOR,      "--vm",	     number,	    "--vm-bytes", size,
-			       "--vm-keep",   "--vm-method", "write64",	    "--timeout",  timeout,
-			       "--temp-path", c->work_dir,   "--oom-avoid", NULL };
+	/* Not --vm-keep: pages that were moved out of the way once would stay there, and no block had any again. */
+	const char *argv[] = { STRESSOR,      "--vm",	     number,	  "--vm-bytes", size,
+			       "--vm-method", "write64",     "--timeout", timeout,	"--temp-path",
+			       c->work_dir,   "--oom-avoid", NULL };
 
 	if (!stressors)
 		return 0;
