@@ -110,8 +110,12 @@ int crasher_start(struct crasher *k, pid_t (*start)(void *arg), void *arg)
 		return err;
 	}
 	*k = (struct crasher){ .say = up[0], .wait = down[1], .pid = start(arg) };
-	if (k->pid == 0)
+	if (k->pid == 0) {
+		/* Else it would never see the end of what it waits for. */
+		close(up[0]);
+		close(down[1]);
 		crash(up[1], down[0]);
+	}
 	close(up[1]);
 	close(down[0]);
 	if (k->pid < 0)
@@ -120,9 +124,11 @@ int crasher_start(struct crasher *k, pid_t (*start)(void *arg), void *arg)
 		err = -EIO;
 	close(k->say);
 	if (err)
-		close(k->wait); /* it ends by itself then */
-	if (err && k->pid > 0)
+		close(k->wait);
+	if (err && k->pid > 0) {
+		kill(k->pid, SIGKILL);
 		waitpid(k->pid, NULL, 0);
+	}
 	return err;
 }
 

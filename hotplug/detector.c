@@ -11,7 +11,8 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define LOOK_MS 500
+#define LOOK_MS	 500
+#define FAILS_MS 2000 /* for which pages that could not be moved count as not to be moved */
 
 static ssize_t read_of(const struct detector *d, pid_t pid, const char *file, char *buf, size_t size)
 {
@@ -47,7 +48,7 @@ static bool dumps_core(const struct detector *d, pid_t pid)
 
 static bool of_interest(const struct detector *d, const struct waiter *t)
 {
-	return t->state == 'D' || t->pid == d->offliner || (t->state == 'S' && dumps_core(d, t->pid));
+	return t->state == 'D' || (t->state == 'S' && dumps_core(d, t->pid));
 }
 
 static void take(struct detector *d, const struct waiter *t)
@@ -56,6 +57,14 @@ static void take(struct detector *d, const struct waiter *t)
 		d->tasks[d->n_tasks++] = *t;
 	else
 		d->dropped++;
+}
+
+static void take_known(struct detector *d, pid_t pid)
+{
+	struct waiter t;
+
+	if (pid && read_stat(d, pid, &t))
+		take(d, &t);
 }
 
 static void classify(struct detector *d, struct waiter *t, bool migrating_fails)
@@ -129,16 +138,23 @@ bool detector_look(struct detector *d, int64_t now_ns)
 		return false;
 	d->looked_n++;
 	snprintf(path, sizeof(path), "%s/vmstat", d->proc);
-	fails = sysfile_read_key(path, "pgmigrate_fail", &failed) == 0 && d->looked && failed > d->migrate_failed;
+	if (sysfile_read_key(path, "pgmigrate_fail", &failed) == 0 && d->looked && failed > d->migrate_failed)
+		d->failed_ns = now_ns;
+	/* A guest may stand still for a moment: one look without a failure is no progress. */
+	fails = d->failed_ns && now_ns - d->failed_ns < FAILS_MS * NS_PER_MS;
 	d->migrate_failed = failed;
 	d->looked = true;
 	d->n_tasks = 0;
+	/* These first: they are young, and /proc lists them behind all others. */
+	take_known(d, d->offliner);
+	take_known(d, d->supervisor);
 	while ((e = readdir(dir))) {
 		struct waiter t;
 		char *end;
 		long pid = strtol(e->d_name, &end, 10);
 
-		if (pid > 0 && !*end && read_stat(d, (pid_t)pid, &t) && of_interest(d, &t))
+		if (pid > 0 && !*end && pid != d->offliner && pid != d->supervisor && read_stat(d, (pid_t)pid, &t) &&
+		    of_interest(d, &t))
 			take(d, &t);
 	}
 	closedir(dir);

@@ -23,6 +23,7 @@ struct detector {
 	int64_t hold_ns;  /* and for so long */
 	/* Its own. */
 	uint64_t migrate_failed; /* as of the last look */
+	int64_t failed_ns;	 /* when it had grown last; 0: not yet */
 	bool looked;
 	struct waitfor_watch watch;
 	struct waiter tasks[WAITFOR_MAX_TASKS];

@@ -43,6 +43,8 @@ int memblock_at(const char *root, uint64_t address, struct memblock *b);
 
 /* One attempt to change a block's state. */
 struct memblock_try {
+	const char *root, *state; /* as given: owned by the caller */
+	unsigned id;
 	pid_t pid;		/* of the child that writes */
 	int err;		/* 0, or -errno as the kernel said it: -EINTR when it was ended at the bound */
 	bool ended;		/* at the bound, by us */

@@ -57,10 +57,14 @@ static int splice_page(struct held *h)
 	if (!h->page)
 		return -ENOMEM;
 	iov.iov_base = h->page;
-	h->address = memblock_address(h->page);
 	if (pipe2(h->fds, O_CLOEXEC) < 0)
 		return -errno;
-	return vmsplice(h->fds[1], &iov, 1, 0) == PAGE ? 0 : -errno;
+	if (vmsplice(h->fds[1], &iov, 1, 0) != PAGE)
+		return -errno;
+	/* Now that it cannot be moved any more; touched, because it may have been on its way. */
+	(void)*(volatile char *)h->page;
+	h->address = memblock_address(h->page);
+	return 0;
 }
 
 int pins_splice(uint64_t *address)

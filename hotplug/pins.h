@@ -23,6 +23,8 @@ extern const char *const pin_choices[];
 /* Pin one page by vmsplice(2) for as long as this process lives; its physical address. 0 or -errno. */
 int pins_splice(uint64_t *address);
 
+#define PIN_CORE_MAX_MS 50000 /* the reader of a core reads it after a minute, whatever happens */
+
 struct pins {
 	const struct cell *c;
 	enum pin_kind kind;
@@ -35,7 +37,8 @@ struct pins {
 int pins_prepare(const struct cell *c, enum pin_kind kind);
 /*
  * In run(): pin a page, hold it, let it go, and so on, in a process of its own, from `c`, `kind`, `hold_ms` and
- * `gap_ms`. Each is an event of kind "pin", its end an "unpin". 0 or -errno.
+ * `gap_ms`. Each is an event of kind "pin", its end an "unpin"; of PIN_DIRECT and PIN_CORE it says where the page lay a
+ * moment before it was held. 0 or -errno.
  */
 int pins_start(struct pins *p);
 /* Let go of the page and end it. 0, or -errno after cell_fail(): it could not do its work. */

@@ -7,33 +7,46 @@
 #include <inttypes.h>
 #include <signal.h>
 #include <stdio.h>
+#include <sys/wait.h>
 
 pid_t stress_start(const struct cell *c, uint64_t stressors, uint64_t bytes)
 {
 	char number[24], size[32], timeout[24];
-	const char *argv[] = { STRESSOR,      "--vm",	     number,	    "--vm-bytes", size,
-			       "--vm-keep",   "--vm-method", "write64",	    "--timeout",  timeout,
-			       "--temp-path", c->work_dir,   "--oom-avoid", NULL };
+	/*
+	 * Not --vm-keep: pages that were moved out of the way once would stay there, and no block had any again.
+	 * zero-one fills and reads back; with --verify what comes back is compared.
+	 */
+	const char *argv[] = { STRESSOR,   "--vm",	number,	 "--vm-bytes",	size,	     "--vm-method", "zero-one",
+			       "--verify", "--timeout", timeout, "--temp-path", c->work_dir, "--oom-avoid", NULL };
 
 	if (!stressors)
 		return 0;
 	snprintf(number, sizeof(number), "%" PRIu64, stressors);
-	snprintf(size, sizeof(size), "%" PRIu64 "K", bytes / stressors / 1024);
+	snprintf(size, sizeof(size), "%" PRIu64 "K", bytes / 1024); /* stress-ng itself divides it among them */
 	snprintf(timeout, sizeof(timeout), "%" PRId64, (int64_t)((c->deadline_ns - clock_ns()) / NS_PER_S + 60));
 	return cell_tool_start(c, "stress", argv);
 }
 
+#define EXIT_FOUND_WRONG 2 /* stress-ng(1), EXIT STATUS: among others, a check of --verify failed */
+
 int stress_stop(const struct cell *c, pid_t pid)
 {
+	siginfo_t info = { 0 };
+	bool early;
 	int rc;
 
 	if (pid <= 0)
 		return 0;
+	early = waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && info.si_pid;
 	kill(pid, SIGTERM);
 	rc = cell_wait(c, STRESSOR, pid);
-	/* 128 + SIGTERM, or its own 0: it was we who ended it. 2 is a failure, 3 no resources (stress-ng(1)). */
-	if (rc == 0 || rc == 128 + SIGTERM)
+	if (!early && (rc == 0 || rc == 128 + SIGTERM))
 		return 0;
-	cell_fail(c, "stress-ng ended with %d, see stress.err", rc);
+	if (rc == EXIT_FOUND_WRONG)
+		cell_corrupt(c,
+			     "stress-ng found memory that was not as it had been written, or failed: see stress.err");
+	else
+		cell_fail(c, "stress-ng ended %swith %d, see stress.err", early ? "before the load was over, " : "",
+			  rc);
 	return -ECANCELED;
 }

@@ -119,6 +119,35 @@ static void a_dump_that_is_read_is_no_deadlock(void **state)
 	assert_false(looks(&d, 5));
 }
 
+/* A guest that stands still for a moment counts no failures meanwhile. */
+static void one_look_without_a_failure_is_no_progress(void **state)
+{
+	struct detector d = { .proc = proc, .offliner = 310, .looks = 3, .hold_ns = 3 * NS_PER_S };
+
+	(void)state;
+	for (unsigned i = 0; i < 8; i++) {
+		if (i != 4)
+			pages_fail(200 + i);
+		assert_int_equal(detector_look(&d, (int64_t)(100 + i) * NS_PER_S), i >= 4);
+	}
+	/* Two seconds of it are. */
+	assert_false(detector_look(&d, 110 * NS_PER_S));
+}
+
+/* They have the highest pids, and are what it is all about. */
+static void the_offliner_has_its_place_among_hundreds(void **state)
+{
+	struct detector d = { .proc = proc, .offliner = 310, .looks = 2 };
+
+	(void)state;
+	for (int pid = 1000; pid < 1000 + WAITFOR_MAX_TASKS; pid++)
+		task(pid, "blocked", 'D', "[<0>] io_schedule+0x1/0x2\n", "io_schedule");
+	detector_look(&d, 100 * NS_PER_S);
+	assert_int_equal(d.n_tasks, WAITFOR_MAX_TASKS);
+	assert_int_equal(d.tasks[0].pid, 310);
+	assert_true(d.dropped > 0);
+}
+
 /* Reading its command line would wait for its mmap_lock, here: for a writer of a pipe. */
 static void one_that_stands_in_a_page_fault_is_not_asked_who_it_is(void **state)
 {
@@ -156,6 +185,8 @@ int main(void)
 		cmocka_unit_test_setup_teardown(the_cycle_is_found_when_it_stays, setup, teardown),
 		cmocka_unit_test_setup_teardown(an_offliner_that_nobody_named_is_not_looked_at, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_dump_that_is_read_is_no_deadlock, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_look_without_a_failure_is_no_progress, setup, teardown),
+		cmocka_unit_test_setup_teardown(the_offliner_has_its_place_among_hundreds, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_that_stands_in_a_page_fault_is_not_asked_who_it_is, setup,
 						teardown),
 		cmocka_unit_test_setup_teardown(damaged_files_are_stepped_over, setup, teardown),

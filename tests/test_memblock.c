@@ -5,8 +5,11 @@
 #include "t.h"
 
 #include <errno.h>
+#include <fcntl.h>
+#include <signal.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <unistd.h>
 
 static char *root;
 
@@ -123,22 +126,50 @@ static void a_write_says_what_the_kernel_said(void **state)
 	assert_int_equal(memblock_write(root, 6, "offline", NS_PER_S, clock_ns() + 10 * NS_PER_S).err, -ENOENT);
 }
 
-/* Opening a pipe that nobody reads waits for ever, as an offline does that cannot move a page. */
-static void a_write_that_does_not_come_back_is_ended(void **state)
+/* Who opens a file for writing that somebody has a lease of waits, as an offline does that cannot move a page. */
+static int lease(unsigned id)
 {
 	char path[PATH_MAX];
+	int fd;
+
+	signal(SIGIO, SIG_IGN); /* "somebody waits for it" */
+	snprintf(path, sizeof(path), "%s/memory%u/state", root, id);
+	fd = open(path, O_RDONLY | O_CLOEXEC);
+	assert_true(fd >= 0);
+	assert_int_equal(fcntl(fd, F_SETLEASE, F_RDLCK), 0);
+	return fd;
+}
+
+static void a_write_that_does_not_come_back_is_ended(void **state)
+{
 	struct memblock_try t;
+	int fd;
 
 	(void)state;
 	block(5, "5\n", "online\n", "Movable\n");
-	snprintf(path, sizeof(path), "%s/memory5/state", root);
-	assert_int_equal(unlink(path), 0);
-	assert_int_equal(mkfifo(path, 0600), 0);
+	fd = lease(5);
 	t = memblock_write(root, 5, "offline", 200 * NS_PER_MS, clock_ns() + 10 * NS_PER_S);
 	assert_int_equal(t.err, -EINTR);
 	assert_true(t.ended && !t.hangs && t.took_ns >= 200 * NS_PER_MS);
 	t = memblock_write(root, 5, "offline", 0, clock_ns() + 100 * NS_PER_MS);
 	assert_true(t.ended && t.err == -EINTR);
+	close(fd);
+}
+
+/* The kernel may be through with it before it looks for the signal. */
+static void one_that_was_ended_too_late_has_gone(void **state)
+{
+	struct memblock_try t;
+	int fd;
+
+	(void)state;
+	block(5, "5\n", "offline\n", "Movable\n");
+	fd = lease(5);
+	t = memblock_write(root, 5, "offline", 100 * NS_PER_MS, clock_ns() + 10 * NS_PER_S);
+	assert_true(t.err == 0 && !t.ended && !t.hangs);
+	t = memblock_write(root, 5, "online_movable", 100 * NS_PER_MS, clock_ns() + 10 * NS_PER_S);
+	assert_true(t.err == -EINTR && t.ended);
+	close(fd);
 }
 
 int main(void)
@@ -149,6 +180,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_is_damaged_is_no_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_says_what_the_kernel_said, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_that_does_not_come_back_is_ended, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_that_was_ended_too_late_has_gone, setup, teardown),
 	};
 
 	return cmocka_run_group_tests_name("memblock", tests, NULL, NULL);

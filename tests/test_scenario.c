@@ -193,6 +193,7 @@ static void dimms_are_whole_memory_blocks(void **state)
 	(void)state;
 	assert_int_equal(parse("[scenario]\ndimms = 1\ndimm_mib = 256\n[hotremove-deadlock]\n"), 0);
 	expect_error("[scenario]\ndimms = 1\ndimm_mib = 200\n[hotremove-deadlock]\n", "multiple of 128");
+	expect_error("[mem-offline]\npin = core\n", "pin_hold_ms = '0' must be from 1 to 50000");
 	expect_error("[scenario]\ndimms = 9\n[hotremove-deadlock]\n", "from 0 to 8");
 }
 

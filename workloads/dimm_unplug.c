@@ -53,8 +53,8 @@ static const struct metric unplug_metrics[] = {
 	{ "unplugged_mib", "MiB", MORE, "memory that the guest lost, all rounds" },
 	{ "dimm_offline_p50_ms", "ms", LESS, "taking all blocks of a DIMM offline, median" },
 	{ "dimm_offline_max_ms", "ms", LESS, "taking all blocks of a DIMM offline, longest" },
-	{ "unplug_p50_ms", "ms", LESS, "from the question to the host until the DIMM was out, median" },
-	{ "unplug_max_ms", "ms", LESS, "from the question to the host until the DIMM was out, longest" },
+	{ "unplug_p50_ms", "ms", LESS, "from the first question to the host until the DIMM was out, median" },
+	{ "unplug_max_ms", "ms", LESS, "from the first question to the host until the DIMM was out, longest" },
 	{ "plug_p50_ms", "ms", LESS, "from the question to the host until all blocks were online, median" },
 	{ "plug_max_ms", "ms", LESS, "from the question to the host until all blocks were online, longest" },
 	{ "offlines_refused", "", LESS, "attempts to take a block offline that failed" },
@@ -221,8 +221,6 @@ static int unplug_once(struct unplug *a, unsigned dimm, uint64_t bytes, struct c
 	s.err = cell_dimm(CELL_DIMM_UNPLUG, dimm, a->c->deadline_ns, answer);
 	s.took_ns = clock_ns() - begin_ns;
 	tell_change("unplug", &s, answer->words);
-	if (!s.err)
-		latency_add(&a->unplug, (uint64_t)s.took_ns);
 	return s.err;
 }
 
@@ -238,6 +236,7 @@ static int take_out(struct unplug *a, unsigned dimm, const struct memrange *r, s
 		return err;
 	}
 	latency_add(&a->offline, (uint64_t)(clock_ns() - begin_ns));
+	begin_ns = clock_ns();
 	while ((err = unplug_once(a, dimm, r->bytes, answer)) == -EBUSY || err == -ETIMEDOUT) {
 		a->unplugs_refused++;
 		clock_sleep_ms(RETRY_MS);
@@ -246,6 +245,8 @@ static int take_out(struct unplug *a, unsigned dimm, const struct memrange *r, s
 	}
 	if (err)
 		cell_fail(a->c, "dimm%u cannot be unplugged: %s", dimm, answer->words);
+	else
+		latency_add(&a->unplug, (uint64_t)(clock_ns() - begin_ns));
 	return err;
 }
 

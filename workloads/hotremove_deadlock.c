@@ -180,11 +180,12 @@ static int undo_block(const struct cell *c, unsigned id)
 
 /* --- The scene --- */
 
-/* Which block it was, from run() to verify(). */
-static struct found {
-	_Atomic bool known;
+/* What processes tell each other. */
+static struct shared {
+	_Atomic bool known; /* which block it is, from run() to verify() */
 	_Atomic unsigned id;
-} * found_block;
+	_Atomic int64_t ended_ns[MAX_BYSTANDERS]; /* when each bystander had its group */
+} * shared;
 
 struct scene {
 	const struct cell *c;
@@ -211,11 +212,14 @@ static pid_t start_bystander(const struct cell *c, uint64_t n)
 {
 	pid_t pid = cell_child(c, "hr-bystander");
 	char group[64];
+	int err;
 
 	if (pid)
 		return pid;
 	snprintf(group, sizeof(group), BYSTANDERS "/%" PRIu64, n);
-	_exit(-scope_mkdir(group));
+	err = scope_mkdir(group);
+	atomic_store(&shared->ended_ns[n], clock_ns());
+	_exit(-err);
 }
 
 static pid_t fork_victim(void *arg)
@@ -246,8 +250,8 @@ static int make_stuck_page(struct scene *s, struct crasher *victim)
 	if (!err)
 		err = undo_block(s->c, s->block);
 	if (!err) {
-		atomic_store(&found_block->id, s->block);
-		atomic_store(&found_block->known, true);
+		atomic_store(&shared->id, s->block);
+		atomic_store(&shared->known, true);
 	}
 	return err;
 }
@@ -300,6 +304,17 @@ static int start_bystanders(struct scene *s)
 	return 0;
 }
 
+/* Let the others get to where they will wait, and see when the offline comes back meanwhile. */
+static void settle(struct scene *s, int64_t ms)
+{
+	int64_t until = clock_ns() + ms * NS_PER_MS;
+
+	if (!s->offline.took_ns)
+		memblock_ended(&s->offline, until);
+	if (clock_ns() < until)
+		clock_sleep_ms((until - clock_ns()) / NS_PER_MS);
+}
+
 static int start_all(struct scene *s)
 {
 	struct crasher victim = { .pid = 0 };
@@ -319,11 +334,11 @@ static int start_all(struct scene *s)
 		if (s->supervisor < 0)
 			return s->supervisor;
 	}
-	clock_sleep_ms(SETTLE_MS);
+	settle(s, SETTLE_MS);
 	s->lru_gen = start_lru_gen(s->c);
 	if (s->lru_gen < 0)
 		return s->lru_gen;
-	clock_sleep_ms(SETTLE_MS / 2);
+	settle(s, SETTLE_MS / 2);
 	err = s->victim ? crasher_go(s->c->work_dir) : 0;
 	return err ? err : start_bystanders(s);
 }
@@ -348,7 +363,7 @@ static void watch(struct scene *s)
 	s->detector = (struct detector){
 		.proc = "/proc", .supervisor = s->supervisor, .looks = LOOKS, .hold_ns = (int64_t)o->hold_s * NS_PER_S
 	};
-	s->found = detector_wait(&s->detector, &s->offline, bound);
+	s->found = !s->offline.took_ns && detector_wait(&s->detector, &s->offline, bound);
 	if (s->found) {
 		cell_metric_fixed(s->c, "cycle_found_s", (clock_ns() - s->offline.begin_ns) / NS_PER_MS, 3);
 		cell_deadlock(s->c, add_cycle, s, waitfor_words(&s->detector.watch.cycle, words, sizeof(words)));
@@ -381,15 +396,8 @@ static int drain(struct scene *s, int64_t *took_ns)
 
 	while (!all && clock_ns() < deadline) {
 		all = over(s->victim) && over(s->supervisor) && over(s->lru_gen);
-		for (uint64_t i = 0; i < s->o->bystanders; i++) {
-			bool gone = over(s->bystanders[i]);
-
-			all &= gone;
-			if (gone && s->began_ns[i]) {
-				longest = clock_ns() - s->began_ns[i] > longest ? clock_ns() - s->began_ns[i] : longest;
-				s->began_ns[i] = 0;
-			}
-		}
+		for (uint64_t i = 0; i < s->o->bystanders; i++)
+			all &= over(s->bystanders[i]);
 		if (!all)
 			clock_sleep_ms(10);
 	}
@@ -399,6 +407,11 @@ static int drain(struct scene *s, int64_t *took_ns)
 		return -ETIMEDOUT;
 	}
 	cell_metric_fixed(s->c, "drain_ms", *took_ns / 1000, 3);
+	for (uint64_t i = 0; i < s->o->bystanders; i++) {
+		int64_t waited = atomic_load(&shared->ended_ns[i]) - s->began_ns[i];
+
+		longest = waited > longest ? waited : longest;
+	}
 	cell_metric_fixed(s->c, "bystander_wait_ms", longest / 1000, 3);
 	err = expect_end(s, "hr-victim", s->victim, 128 + SIGABRT);
 	if (!err)
@@ -436,8 +449,8 @@ static int setup(struct cell *c)
 		cell_fail(c, "set-up: %s", strerror(-err));
 		return err;
 	}
-	found_block = mmap(NULL, sizeof(*found_block), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (found_block == MAP_FAILED) {
+	shared = mmap(NULL, sizeof(*shared), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (shared == MAP_FAILED) {
 		cell_fail(c, "shared memory: %s", strerror(errno));
 		return -ENOMEM;
 	}
@@ -468,12 +481,16 @@ static void add_ending(struct jsonw *j, const void *arg)
 		jsonw_fixed(j, "drain_ms", e->drain_ns / 1000, 3);
 }
 
-/* Done, or given up by us or by its supervisor: any other end is not what this scenario is about. */
+/*
+ * Done, given up at its bound or by its supervisor, or ended because of the deadlock. One that we had to end only
+ * because it would not come back was not let through.
+ */
 static bool ended_as_it_should(const struct scene *s)
 {
 	const struct memblock_try *t = &s->offline;
 
-	return !t->err || (!t->hangs && (t->ended || (s->supervisor && t->err == -EINTR)));
+	return !t->err || (!t->hangs && ((t->ended && (s->found || s->o->bound_s)) ||
+					 (!t->ended && s->supervisor && t->err == -EINTR)));
 }
 
 static int run(struct cell *c)
@@ -513,7 +530,7 @@ static int run(struct cell *c)
 /* A change of the block that must succeed, now that nobody is in the way. */
 static int change_block(struct cell *c, const char *state, int64_t *took_ns)
 {
-	unsigned id = atomic_load(&found_block->id);
+	unsigned id = atomic_load(&shared->id);
 	struct memblock_try t = memblock_write(MEMBLOCK_ROOT, id, state, RETRY_MS * NS_PER_MS, c->deadline_ns);
 
 	*took_ns = t.took_ns;
@@ -529,9 +546,9 @@ static int verify(struct cell *c)
 	int64_t took_ns;
 	int err;
 
-	if (!c->run_ok || !atomic_load(&found_block->known))
+	if (!c->run_ok || !atomic_load(&shared->known))
 		return 0;
-	err = memblock_read(MEMBLOCK_ROOT, atomic_load(&found_block->id), &b);
+	err = memblock_read(MEMBLOCK_ROOT, atomic_load(&shared->id), &b);
 	if (err) {
 		cell_fail(c, "memory%u: %s", b.id, strerror(-err));
 		return err;

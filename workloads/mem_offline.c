@@ -14,6 +14,7 @@
 #include "base/clock.h"
 #include "base/latency.h"
 #include "base/spawn.h"
+#include "base/sysfile.h"
 #include "hotplug/block_event.h"
 #include "hotplug/detector.h"
 #include "hotplug/memblock.h"
@@ -35,13 +36,15 @@
 #define KNOB_BACK_OFF "mem_offline.back_off"
 #define END_MS	      70000 /* before the deadline of the load: to end a try (memblock_kill()), bring all back, tell */
 #define LOOKS	      4	    /* in a row with the same cycle, besides the time that it must stay */
-#define HOLD_S	      10    /* longer than tasks of a slow system stand still */
+#define LOOK_MS	      100   /* while all blocks are in their pause */
+#define LRU_GEN	      "/sys/kernel/mm/lru_gen/enabled"
+#define HOLD_S	      10 /* longer than tasks of a slow system stand still */
 
 enum zones { ZONES_MOVABLE, ZONES_ANY };
 
 struct offline_opts {
 	uint64_t ratio_pct, size_mib, rounds, time_s, pause_ms, bound_ms, back_off_ms, attempts, stressors, stress_pct;
-	uint64_t pin_hold_ms, pin_gap_ms;
+	uint64_t pin_hold_ms, pin_gap_ms, flip_ms;
 	unsigned pin, zones;
 	bool back_off, strict;
 };
@@ -79,6 +82,9 @@ static const struct opt offline_options[] = {
 	{ "pin_hold_ms", OPT_U64, FIELD(pin_hold_ms), "0", 0, 3600000, NULL, "ms",
 	  "after which it is let go of, and another one pinned; 0: at the end" },
 	{ "pin_gap_ms", OPT_U64, FIELD(pin_gap_ms), "1000", 0, 3600000, NULL, "ms", "between two such pages" },
+	{ "flip_ms", OPT_U64, FIELD(flip_ms), "0", 0, 3600000, NULL, "ms",
+	  "between two turns of the switch of the multi-generational LRU, who turns it waits with cgroup_mutex while a "
+	  "block is going; 0: nobody turns it" },
 	{ 0 },
 };
 
@@ -126,6 +132,7 @@ static const struct metric offline_metrics[] = {
 	{ "pages_failed", "pages", LESS, "attempts to move a page that failed, on all of the machine" },
 	{ "short_rounds", "", LESS, "rounds that could not take as much as was wanted" },
 	{ "detector_looks", "", NEITHER, "looks for tasks that wait for each other" },
+	{ "detector_dropped", "", LESS, "tasks that there was no room for in these looks" },
 	{ "cycles_seen", "", LESS, "of them such in which a cycle was seen, which need not have stayed" },
 	{ "left_offline", "", LESS, "blocks that were not online again at the end" },
 	{ 0 },
@@ -139,12 +146,12 @@ struct offline {
 	struct policy policy;
 	struct policy_block blocks[MEMBLOCK_MAX];
 	size_t n;
-	uint64_t block_bytes, round, turn, offlined, refused[6], wasted_ns, migrated, failed, short_rounds;
+	uint64_t block_bytes, round, rounds_done, turn, offlined, refused[6], wasted_ns, migrated, failed, short_rounds;
 	struct latency offline, online;
 	struct detector detector;
 	struct reasons reasons;
 	int64_t begin_ns, end_ns; /* of the load; after it nothing is begun, and what is going is ended */
-	bool deadlock;
+	bool deadlock, hangs;	  /* the load ends then */
 };
 
 static struct offline all;
@@ -221,7 +228,11 @@ static bool try_offline(struct offline *a, struct policy_block *b)
 	block_event_tell(cut ? "offline-cut" : "offline", &e);
 	a->migrated += t.migrated;
 	a->failed += t.failed;
-	if (cut)
+	if (t.hangs) {
+		cell_event("stuck", "memory%u: its offline does not even die of SIGKILL", b->id);
+		a->hangs = true;
+	}
+	if (cut || t.hangs || a->deadlock)
 		return false;
 	if (t.err) {
 		count_refusal(a, t.err);
@@ -244,8 +255,6 @@ static int bring_back(struct offline *a)
 
 		if (!b->offline)
 			continue;
-		/* "online": into the zone that the kernel chooses, which for a DIMM that came online_movable is that.
-		 */
 		t = memblock_write(MEMBLOCK_ROOT, b->id, b->online, 0, a->c->deadline_ns);
 		e = event_of(a, b, &t);
 		block_event_tell("online", &e);
@@ -264,7 +273,13 @@ static int bring_back(struct offline *a)
 
 static bool over(const struct offline *a)
 {
-	return a->deadlock || cell_should_stop(a->c) || clock_ns() >= a->end_ns;
+	return a->deadlock || a->hangs || cell_should_stop(a->c) || clock_ns() >= a->end_ns;
+}
+
+/* The load ends for another reason than that its time was spent on blocks that would not go. */
+static bool cut_off(const struct offline *a)
+{
+	return a->deadlock || cell_told_to_stop(a->c) || (a->o->time_s && clock_ns() >= a->end_ns);
 }
 
 static uint64_t wanted_blocks(const struct offline *a)
@@ -289,15 +304,16 @@ static int one_round(struct offline *a)
 			tries++;
 			got += try_offline(a, b);
 		} else if (wait_until && wait_until < a->end_ns) {
-			clock_sleep_ms((wait_until - clock_ns()) / NS_PER_MS + 1);
+			clock_sleep_ms(LOOK_MS);
 		} else {
 			break;
 		}
 	}
-	/* One that the end of the load cut short says nothing. */
+	/* One that the end of the load cut short says nothing, unless the load ends because no block would go. */
+	a->rounds_done += got == wanted || !over(a);
 	a->short_rounds += got < wanted && !over(a);
 	err = bring_back(a);
-	if (!err && a->o->strict && got < wanted && !over(a)) {
+	if (!err && a->o->strict && got < wanted && !cut_off(a)) {
 		cell_fail(a->c,
 			  "round %" PRIu64 ": %" PRIu64 " of %" PRIu64 " blocks went offline in %" PRIu64 " tries",
 			  a->round, got, wanted, tries);
@@ -342,6 +358,32 @@ static int find_blocks(struct offline *a, enum zones zones)
 	return err;
 }
 
+static int check(const void *opts, char *err, size_t err_size)
+{
+	const struct offline_opts *o = opts;
+
+	if (o->pin != PIN_CORE || (o->pin_hold_ms && o->pin_hold_ms <= PIN_CORE_MAX_MS))
+		return 0;
+	snprintf(err, err_size, "pin = core: pin_hold_ms = '%" PRIu64 "' must be from 1 to %d", o->pin_hold_ms,
+		 PIN_CORE_MAX_MS);
+	return -EINVAL;
+}
+
+static int prepare_flips(const struct cell *c)
+{
+	char old[64];
+	int err;
+
+	if (sysfile_read(LRU_GEN, old, sizeof(old)) < 0) {
+		cell_skip(c, "%s is not there: this kernel has no such switch (since Linux 6.1)", LRU_GEN);
+		return -ENOENT;
+	}
+	err = undo_note("knob", LRU_GEN, old);
+	if (err)
+		cell_fail(c, "undo log: %s", strerror(-err));
+	return err;
+}
+
 static int setup(struct cell *c)
 {
 	const struct offline_opts *o = c->opts;
@@ -363,6 +405,8 @@ static int setup(struct cell *c)
 		return -ENODEV;
 	}
 	err = pins_prepare(c, o->pin);
+	if (!err && o->flip_ms)
+		err = prepare_flips(c);
 	if (err)
 		return err;
 	snprintf(bound, sizeof(bound), "%" PRIu64, o->bound_ms);
@@ -375,7 +419,7 @@ static void tell(struct offline *a)
 {
 	int64_t took = clock_ns() - a->begin_ns;
 
-	cell_metric_u64(a->c, "rounds", a->round);
+	cell_metric_u64(a->c, "rounds", a->rounds_done);
 	cell_metric_u64(a->c, "offlined", a->offlined);
 	if (took > 0)
 		cell_metric_fixed(
@@ -397,6 +441,37 @@ static void tell(struct offline *a)
 	cell_metric_u64(a->c, "short_rounds", a->short_rounds);
 	cell_metric_u64(a->c, "detector_looks", a->detector.looked_n);
 	cell_metric_u64(a->c, "cycles_seen", a->detector.cycles_n);
+	cell_metric_u64(a->c, "detector_dropped", a->detector.dropped);
+}
+
+/* Turns the switch until it is ended. */
+static pid_t start_flips(const struct offline *a)
+{
+	pid_t pid = a->o->flip_ms ? cell_child(a->c, "hr-lru-gen") : 0;
+
+	if (pid || !a->o->flip_ms)
+		return pid;
+	for (bool on = true;; on = !on) {
+		int err = sysfile_write(LRU_GEN, on ? "y" : "n");
+
+		if (err)
+			_exit(-err);
+		clock_sleep_ms((int64_t)a->o->flip_ms);
+	}
+}
+
+static int stop_flips(const struct offline *a, pid_t pid)
+{
+	int rc;
+
+	if (pid <= 0)
+		return 0;
+	kill(pid, SIGTERM);
+	rc = cell_wait(a->c, "hr-lru-gen", pid);
+	if (rc == 128 + SIGTERM)
+		return 0;
+	cell_fail(a->c, "%s: %s", LRU_GEN, strerror(rc < 128 ? rc : EINTR));
+	return -EIO;
 }
 
 static int do_rounds(struct offline *a)
@@ -411,8 +486,8 @@ static int do_rounds(struct offline *a)
 		err = one_round(a);
 		clock_sleep_ms((int64_t)a->o->pause_ms);
 	}
-	if (!err && !a->o->time_s && !a->deadlock && a->round < a->o->rounds && !cell_told_to_stop(a->c))
-		cell_event("stuck", "%" PRIu64 " of %" PRIu64 " rounds were done when the time was up", a->round,
+	if (!err && !a->o->time_s && !a->c->stop && !a->deadlock && a->rounds_done < a->o->rounds)
+		cell_event("stuck", "%" PRIu64 " of %" PRIu64 " rounds were done when the time was up", a->rounds_done,
 			   a->o->rounds);
 	tell(a);
 	return err;
@@ -425,8 +500,8 @@ static int run(struct cell *c)
 	struct pins pins = {
 		.c = c, .kind = o->pin, .hold_ms = (int64_t)o->pin_hold_ms, .gap_ms = (int64_t)o->pin_gap_ms
 	};
-	int err, ended;
-	pid_t stress;
+	pid_t stress, flips;
+	int err, ended[3];
 
 	a->c = c;
 	a->o = o;
@@ -443,17 +518,20 @@ static int run(struct cell *c)
 		return err;
 	}
 	stress = stress_start(c, o->stressors, a->n * a->block_bytes / 100 * o->stress_pct);
-	if (stress < 0) {
-		cell_fail(c, "stress-ng: %s", strerror(-stress));
-		return stress;
+	flips = start_flips(a);
+	if (stress < 0 || flips < 0) {
+		cell_fail(c, "a process of the load: %s", strerror(stress < 0 ? -stress : -flips));
+		return stress < 0 ? stress : flips;
 	}
 	clock_sleep_ms(stress ? STRESS_WARM_MS : 0);
 	err = do_rounds(a);
-	ended = stress_stop(c, stress);
-	err = err ? err : ended;
-	ended = pins_stop(&pins);
+	ended[0] = stop_flips(a, flips);
+	ended[1] = stress_stop(c, stress);
+	ended[2] = pins_stop(&pins);
 	reasons_close(&a->reasons);
-	return err ? err : ended;
+	for (size_t i = 0; !err && i < 3; i++)
+		err = ended[i];
+	return err;
 }
 
 static uint64_t scratch_sectors(const void *opts, uint64_t memory_mib)
@@ -492,6 +570,7 @@ static const struct workload mem_offline = {
 	.mitigations = offline_mitigations,
 	.metrics = offline_metrics,
 	.scratch_sectors = scratch_sectors,
+	.check = check,
 	.setup = setup,
 	.run = run,
 	.verify = verify,

@@ -117,16 +117,19 @@ static bool anything_begun(const struct run *r)
 
 int run_take_up(struct run *r, const char *dir, const struct run_request *how)
 {
-	int rc = run_load(r, dir);
 	bool begun = false;
+	int rc;
 
+	/* Before the journal is read: who runs it now may end a cell meanwhile. */
+	snprintf(r->dir, sizeof(r->dir), "%s", dir);
+	rc = lock_run(r);
+	if (!rc)
+		rc = run_load(r, dir);
 	r->request.json = how->json;
 	r->request.no_report = how->no_report;
 	r->request.argc = how->argc;
 	r->request.argv = how->argv;
 	r->request.out = r->dir;
-	if (!rc)
-		rc = lock_run(r);
 	if (!rc)
 		rc = run_check_needs(r);
 	if (!rc)

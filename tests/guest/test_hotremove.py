@@ -58,6 +58,7 @@ ratio_pct = 100
 rounds = 1
 stressors = 0
 pin = {pin}
+pin_hold_ms = 45000
 """)
     done = headroom("run", scenario, "--kernel", "6.1", "--out", results, "--no-report")
     assert done.returncode == 0, done.stderr
