@@ -103,6 +103,14 @@ static void a_part_of_the_workloads_can_be_named(void **state)
 	assert_int_equal(scenario_arm(&s, "only-swap-limit", &arm, err, sizeof(err)), -EINVAL);
 	assert_int_equal(scenario_set(&s, "scenario.with=swap", err, sizeof(err)), -EINVAL);
 	assert_non_null(strstr(err, "'swap' is none of this scenario's workloads: snapshot-cow mem-offline"));
+	/* Nobody is left whom these could follow. */
+	assert_int_equal(parse(several), 0);
+	assert_int_equal(scenario_set(&s, "test.with=churn,offline", err, sizeof(err)), 0);
+	assert_int_equal(scenario_check(&s, err, sizeof(err)), -EINVAL);
+	assert_non_null(strstr(err, "would never stop"));
+	assert_int_equal(scenario_set(&s, "scenario.overlap_s=20", err, sizeof(err)), 0);
+	assert_int_equal(scenario_check(&s, err, sizeof(err)), 0);
+	expect_error("[scenario]\noverlap_s = 20\n[snapshot-cow]\n", "until must be set");
 	expect_error("[scenario]\nwith = c\n[snapshot-cow]\n[swap-crypt]\n", "'c' is a part of more than one");
 	expect_error("[scenario]\nwith = ,\n[snapshot-cow]\n", "names no workload");
 	expect_error("[scenario]\nuntil = churn\n[snapshot-cow]\n", "'churn' is none of");

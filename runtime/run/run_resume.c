@@ -118,13 +118,20 @@ static bool anything_begun(const struct run *r)
 int run_take_up(struct run *r, const char *dir, const struct run_request *how)
 {
 	bool begun = false;
-	int rc;
+	int rc = run_load(r, dir); /* is it one? */
 
-	/* Before the journal is read: who runs it now may end a cell meanwhile. */
-	snprintf(r->dir, sizeof(r->dir), "%s", dir);
-	rc = lock_run(r);
 	if (!rc)
+		rc = lock_run(r);
+	/* Once more: who ran it until now may have ended a cell meanwhile. */
+	if (!rc) {
+		int lock = r->lock_fd;
+		double later_s = r->later_s;
+
+		memset(r, 0, sizeof(*r));
 		rc = run_load(r, dir);
+		r->lock_fd = lock;
+		r->later_s = later_s;
+	}
 	r->request.json = how->json;
 	r->request.no_report = how->no_report;
 	r->request.argc = how->argc;

@@ -482,9 +482,8 @@ static void mark_followed(struct spec_workload *w)
 /* Who ends by himself, and who is told to. */
 static int resolve_until(struct scenario *s, char *err, size_t err_size)
 {
-	/* With a time to stop at and nobody to follow, all are told. */
 	for (size_t i = 0; i < s->n_workloads; i++)
-		s->workloads[i].follows = *s->until || s->opts.overlap_s;
+		s->workloads[i].follows = *s->until != '\0';
 	return for_each_part(s, s->until, mark_followed, "until", err, err_size);
 }
 
@@ -508,16 +507,6 @@ static void narrow_arm(struct scenario *s, struct arm *arm)
 	arm->n_settings = n;
 }
 
-/* Of the first n: is there one that ends by itself, or a time to stop at? */
-static bool follows_somebody(const struct scenario *s, size_t n)
-{
-	bool led = s->opts.overlap_s > 0;
-
-	for (size_t i = 0; i < n; i++)
-		led |= !s->workloads[i].follows;
-	return led;
-}
-
 /* Leave only the workloads that `with` names. */
 static int narrow(struct scenario *s, char *err, size_t err_size)
 {
@@ -534,10 +523,6 @@ static int narrow(struct scenario *s, char *err, size_t err_size)
 			s->workloads[n++] = s->workloads[i];
 	if (!n)
 		return fail(err, err_size, "with = %s: names no workload", s->with);
-	if (!follows_somebody(s, n))
-		return fail(err, err_size,
-			    "with = %s: all of them follow others, and would never stop: overlap_s must be set",
-			    s->with);
 	s->n_workloads = n;
 	for (size_t i = 0; i < s->n_arms; i++)
 		narrow_arm(s, &s->arms[i]);
@@ -659,7 +644,7 @@ static int set_option(struct scenario *s, const char *section, const char *optio
 
 		if (!rc && strcmp(option, "with") == 0)
 			rc = narrow(s, err, err_size);
-		if (!rc && (strcmp(option, "until") == 0 || strcmp(option, "overlap_s") == 0))
+		if (!rc && strcmp(option, "until") == 0)
 			rc = resolve_until(s, err, err_size);
 		return rc;
 	}
@@ -695,10 +680,29 @@ int scenario_set(struct scenario *s, const char *assignment, char *err, size_t e
 	return 0;
 }
 
+/* Is there one that ends by itself, or a time at which the others are told to? */
+static int check_end(const struct scenario *s, char *err, size_t err_size)
+{
+	bool led = false;
+
+	for (size_t i = 0; i < s->n_workloads; i++)
+		led |= !s->workloads[i].follows;
+	if (!led && !s->opts.overlap_s)
+		return fail(err, err_size,
+			    "with = %s: all of these follow others and would never stop: overlap_s must be set",
+			    s->with);
+	if (!*s->until && s->opts.overlap_s)
+		return fail(err, err_size, "overlap_s = '%" PRIu64 "': nobody follows others: until must be set",
+			    s->opts.overlap_s);
+	return 0;
+}
+
 int scenario_check(struct scenario *s, char *err, size_t err_size)
 {
 	char what[512];
 
+	if (check_end(s, err, err_size))
+		return -EINVAL;
 	if (apply_shares(s, err, err_size))
 		return -EINVAL;
 	if (s->opts.dimm_mib % DIMM_STEP_MIB)
