@@ -80,6 +80,13 @@ int memblock_read(const char *root, unsigned id, struct memblock *b)
 	err = n < 0 ? (int)n : read_state(text, &b->state);
 	if (err)
 		return err;
+	strcpy(b->zones, "none");
+	/*
+	 * Of a block that is just being added 6.1 does not know the node yet, and who reads its valid_zones follows a
+	 * NULL pointer (zone_for_pfn_range()).
+	 */
+	if (b->state != MEMBLOCK_ONLINE)
+		return 0;
 	/* Kernels without CONFIG_MEMORY_HOTREMOVE have none. */
 	snprintf(path, sizeof(path), "%s/memory%u/valid_zones", root, id);
 	if (sysfile_read(path, b->zones, sizeof(b->zones)) < 0)

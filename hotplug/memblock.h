@@ -25,7 +25,7 @@ struct memblock {
 	unsigned id;	     /* N of memoryN: its directory */
 	uint64_t phys_index; /* of its first byte, in block sizes */
 	enum memblock_state state;
-	char zones[64]; /* valid_zones: "Movable", "Normal Movable"; "none": cannot go offline */
+	char zones[64]; /* valid_zones: "Movable", "Normal Movable"; "none": cannot go offline, or is not online */
 };
 
 /* How large a block is. 0 or -errno; -ENOENT: the kernel has no hotplug of memory. */

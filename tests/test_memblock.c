@@ -50,7 +50,7 @@ static void blocks_are_listed_by_number(void **state)
 	(void)state;
 	t_write(root, "block_size_bytes", "8000000\n");
 	t_write(root, "auto_online_blocks", "offline\n");
-	block(33, "00000021\n", "offline\n", "Normal Movable\n");
+	block(33, "00000021\n", "offline\n", "Movable\n");
 	block(4, "00000004\n", "online\n", "none\n");
 	block(32, "00000020\n", "going-offline\n", "Movable\n");
 	assert_int_equal(memblock_size(root, &bytes), 0);
@@ -61,9 +61,10 @@ static void blocks_are_listed_by_number(void **state)
 	assert_int_equal(blocks[1].phys_index, 32);
 	assert_int_equal(blocks[1].state, MEMBLOCK_GOING);
 	assert_int_equal(blocks[2].state, MEMBLOCK_OFFLINE);
-	assert_true(memblock_movable(&blocks[1]));
+	assert_string_equal(blocks[1].zones, "none");
 	assert_false(memblock_movable(&blocks[0]));
 	assert_false(memblock_movable(&blocks[2]));
+	assert_string_equal(blocks[2].zones, "none"); /* not read: it is not online */
 	assert_int_equal(memblock_list(root, blocks, 2), 2);
 }
 
@@ -79,6 +80,7 @@ static void an_address_has_its_block(void **state)
 	assert_int_equal(memblock_at(root, 0x20ULL * 0x8000000 - 1, &b), -ENOENT);
 	assert_int_equal(memblock_at(root, 0x20ULL * 0x8000000, &b), 0);
 	assert_int_equal(b.id, 32);
+	assert_true(memblock_movable(&b));
 	assert_int_equal(memblock_at(root, 0x22ULL * 0x8000000 - 1, &b), 0);
 	assert_int_equal(b.id, 33);
 	assert_int_equal(memblock_at(root, 0x22ULL * 0x8000000, &b), -ENOENT);
