@@ -4,7 +4,6 @@
 #include "base/clock.h"
 #include "run/workload.h"
 
-#include <inttypes.h>
 #include <string.h>
 
 static void add_members(struct jsonw *j, const void *arg)
@@ -25,8 +24,10 @@ static void add_members(struct jsonw *j, const void *arg)
 		jsonw_str(j, "reason", e->reason);
 	if (*t->where)
 		jsonw_str(j, "where", t->where);
-	jsonw_u64(j, "migrated", t->migrated);
-	jsonw_u64(j, "failed", t->failed);
+	if (t->counted) {
+		jsonw_u64(j, "migrated", t->migrated);
+		jsonw_u64(j, "failed", t->failed);
+	}
 	if (e->refusals)
 		jsonw_u64(j, "refusals", e->refusals);
 	if (e->pause_ms)
@@ -37,9 +38,8 @@ void block_event_tell(const char *kind, const struct block_event *e)
 {
 	const struct memblock_try *t = e->try;
 
-	cell_event_with(kind, add_members, e,
-			"memory%u: %s%s after %.1f ms%s%s, %" PRIu64 " pages moved, %" PRIu64 " failures", e->block,
+	cell_event_with(kind, add_members, e, "memory%u: %s%s after %.1f ms%s%s", e->block,
 			t->err ? strerror(-t->err) : "done", t->ended ? " (ended by us)" : "",
-			(double)t->took_ns / NS_PER_MS, e->reason && *e->reason ? ", " : "", e->reason ? e->reason : "",
-			t->migrated, t->failed);
+			(double)t->took_ns / NS_PER_MS, e->reason && *e->reason ? ", " : "",
+			e->reason ? e->reason : "");
 }

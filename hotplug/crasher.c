@@ -1,7 +1,9 @@
 // SPDX-License-Identifier: MIT
 #include "hotplug/crasher.h"
 
+#include "base/clock.h"
 #include "base/paths.h"
+#include "base/spawn.h"
 #include "base/sysfile.h"
 #include "hotplug/memblock.h"
 #include "run/undo.h"
@@ -9,13 +11,13 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
+#include <poll.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/mman.h>
 #include <sys/prctl.h>
 #include <sys/resource.h>
-#include <sys/wait.h>
 #include <unistd.h>
 
 /*
@@ -25,7 +27,8 @@
 #define LOW_ADDRESS 0x20000UL
 #define LOW_BYTES   (3UL << 20)
 #define PAGE	    4096UL
-#define HELD_PAGE   14 /* about where the pipe is full: headers and notes come before */
+#define START_MS    10000 /* to touch those 3 MiB, and to die: moments, even under emulation */
+#define HELD_PAGE   14	  /* about where the pipe is full: headers and notes come before */
 
 int crasher_set_pattern(const char *ask, const char *first, const char *dir)
 {
@@ -120,6 +123,8 @@ int crasher_start(struct crasher *k, pid_t (*start)(void *arg), void *arg)
 	close(down[0]);
 	if (k->pid < 0)
 		err = k->pid;
+	else if (poll(&(struct pollfd){ .fd = k->say, .events = POLLIN }, 1, START_MS) != 1)
+		err = -ETIMEDOUT;
 	else if (read(k->say, &k->address, sizeof(k->address)) != sizeof(k->address) || !k->address)
 		err = -EIO;
 	close(k->say);
@@ -127,7 +132,7 @@ int crasher_start(struct crasher *k, pid_t (*start)(void *arg), void *arg)
 		close(k->wait);
 	if (err && k->pid > 0) {
 		kill(k->pid, SIGKILL);
-		waitpid(k->pid, NULL, 0);
+		spawn_wait_until(k->pid, clock_ns() + START_MS * NS_PER_MS, NULL);
 	}
 	return err;
 }

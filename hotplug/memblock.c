@@ -160,12 +160,10 @@ int memblock_at(const char *root, uint64_t address, struct memblock *b)
 	return -ENOENT;
 }
 
-static void count_pages(uint64_t *migrated, uint64_t *failed)
+static bool count_pages(uint64_t *migrated, uint64_t *failed)
 {
-	if (sysfile_read_key("/proc/vmstat", "pgmigrate_success", migrated))
-		*migrated = 0;
-	if (sysfile_read_key("/proc/vmstat", "pgmigrate_fail", failed))
-		*failed = 0;
+	return sysfile_read_key("/proc/vmstat", "pgmigrate_success", migrated) == 0 &&
+	       sysfile_read_key("/proc/vmstat", "pgmigrate_fail", failed) == 0;
 }
 
 struct memblock_try memblock_begin(const char *root, unsigned id, const char *state)
@@ -175,7 +173,7 @@ struct memblock_try memblock_begin(const char *root, unsigned id, const char *st
 	char path[PATH_MAX];
 
 	snprintf(path, sizeof(path), "%s/memory%u/state", root, id);
-	count_pages(&t.migrated, &t.failed);
+	t.counted = count_pages(&t.migrated, &t.failed);
 	t.pid = fork();
 	if (t.pid == 0) {
 		spawn_die_with(parent);
@@ -187,15 +185,25 @@ struct memblock_try memblock_begin(const char *root, unsigned id, const char *st
 	return t;
 }
 
-/* The counters were as of the beginning until now. */
-static void finish(struct memblock_try *t)
+/* The kernel looks for signals before the last steps: a write that a signal ended may have done its work. */
+static bool came_about(const struct memblock_try *t)
+{
+	struct memblock b;
+
+	return memblock_read(t->root, t->id, &b) == 0 &&
+	       b.state == (strcmp(t->state, "offline") == 0 ? MEMBLOCK_OFFLINE : MEMBLOCK_ONLINE);
+}
+
+/* The child is over, with this status, or hangs. The counters were as of the beginning until now. */
+static void finish(struct memblock_try *t, int status)
 {
 	uint64_t migrated, failed;
 
 	t->took_ns = clock_ns() - t->begin_ns;
-	count_pages(&migrated, &failed);
-	t->migrated = migrated - t->migrated;
-	t->failed = failed - t->failed;
+	t->err = t->hangs ? -EBUSY : !WIFSIGNALED(status) ? -WEXITSTATUS(status) : came_about(t) ? 0 : -EINTR;
+	t->counted = t->counted && count_pages(&migrated, &failed);
+	t->migrated = t->counted ? migrated - t->migrated : 0;
+	t->failed = t->counted ? failed - t->failed : 0;
 }
 
 bool memblock_ended(struct memblock_try *t, int64_t until_ns)
@@ -204,8 +212,7 @@ bool memblock_ended(struct memblock_try *t, int64_t until_ns)
 
 	if (!spawn_wait_until(t->pid, until_ns, &status))
 		return false;
-	t->err = WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
-	finish(t);
+	finish(t, status);
 	return true;
 }
 
@@ -226,15 +233,6 @@ static void find_place(struct memblock_try *t)
 	t->where[strcspn(t->where, ".")] = '\0'; /* "do_migrate_range.isra.0": as this compiler cut it */
 }
 
-/* The kernel looks for signals before the last steps: a write that a signal ended may have done its work. */
-static bool came_about(const struct memblock_try *t)
-{
-	struct memblock b;
-
-	return memblock_read(t->root, t->id, &b) == 0 &&
-	       b.state == (strcmp(t->state, "offline") == 0 ? MEMBLOCK_OFFLINE : MEMBLOCK_ONLINE);
-}
-
 void memblock_kill(struct memblock_try *t)
 {
 	int status = 0;
@@ -242,14 +240,9 @@ void memblock_kill(struct memblock_try *t)
 	find_place(t);
 	kill(t->pid, SIGKILL);
 	t->hangs = !spawn_wait_until(t->pid, clock_ns() + KILL_MS * NS_PER_MS, &status);
+	finish(t, status);
 	/* It may have come back before the signal was there. */
-	t->ended = t->hangs || WIFSIGNALED(status);
-	t->err = t->hangs ? -EBUSY : t->ended ? -EINTR : -WEXITSTATUS(status);
-	if (t->ended && !t->hangs && came_about(t)) {
-		t->ended = false;
-		t->err = 0;
-	}
-	finish(t);
+	t->ended = t->hangs || (t->err == -EINTR && WIFSIGNALED(status));
 }
 
 struct memblock_try memblock_write(const char *root, unsigned id, const char *state, int64_t bound_ns,

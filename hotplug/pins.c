@@ -49,6 +49,14 @@ static char *new_page(void)
 	return page;
 }
 
+static int let_go_of_pipe(const struct pins *p, struct held *h)
+{
+	(void)p;
+	close(h->fds[0]);
+	close(h->fds[1]);
+	return munmap(h->page, PAGE) < 0 ? -errno : 0;
+}
+
 static int splice_page(struct held *h)
 {
 	struct iovec iov = { .iov_len = PAGE };
@@ -57,10 +65,16 @@ static int splice_page(struct held *h)
 	if (!h->page)
 		return -ENOMEM;
 	iov.iov_base = h->page;
-	if (pipe2(h->fds, O_CLOEXEC) < 0)
+	if (pipe2(h->fds, O_CLOEXEC) < 0) {
+		munmap(h->page, PAGE);
 		return -errno;
-	if (vmsplice(h->fds[1], &iov, 1, 0) != PAGE)
-		return -errno;
+	}
+	if (vmsplice(h->fds[1], &iov, 1, 0) != PAGE) {
+		int err = -errno;
+
+		let_go_of_pipe(NULL, h);
+		return err;
+	}
 	/* Now that it cannot be moved any more; touched, because it may have been on its way. */
 	(void)*(volatile char *)h->page;
 	h->address = memblock_address(h->page);
@@ -82,12 +96,15 @@ static int hold_in_pipe(const struct pins *p, struct held *h)
 	return splice_page(h);
 }
 
-static int let_go_of_pipe(const struct pins *p, struct held *h)
+static int let_go_of_direct_read(const struct pins *p, struct held *h)
 {
-	(void)p;
-	close(h->fds[0]);
-	close(h->fds[1]);
-	return munmap(h->page, PAGE) < 0 ? -errno : 0;
+	char name[64];
+	int err, rc;
+
+	dm_name(p->c, name, sizeof(name));
+	err = dmdev_resume(name);
+	rc = h->pid > 0 ? cell_wait(p->c, "hr-direct", h->pid) : 0;
+	return err ? err : rc ? -EIO : 0;
 }
 
 /* Opened before the device is suspended: opening may read. */
@@ -120,21 +137,12 @@ static int hold_in_direct_read(const struct pins *p, struct held *h)
 			clock_sleep_ms(LOOK_MS);
 		else
 			err = -ETIMEDOUT;
+	if (err && fd >= 0)
+		let_go_of_direct_read(p, h);
 	if (fd >= 0)
 		close(fd);
 	munmap(address, PAGE);
 	return err;
-}
-
-static int let_go_of_direct_read(const struct pins *p, struct held *h)
-{
-	char name[64];
-	int err, rc;
-
-	dm_name(p->c, name, sizeof(name));
-	err = dmdev_resume(name);
-	rc = h->pid > 0 ? cell_wait(p->c, "hr-direct", h->pid) : 0;
-	return err ? err : rc ? -EIO : 0;
 }
 
 static pid_t start_crasher(void *arg)
@@ -142,6 +150,14 @@ static pid_t start_crasher(void *arg)
 	const struct pins *p = arg;
 
 	return cell_child(p->c, "hr-crasher");
+}
+
+static int let_go_of_core_dump(const struct pins *p, struct held *h)
+{
+	int err = crasher_go(p->c->work_dir), rc = cell_wait(p->c, "hr-crasher", h->pid);
+
+	crasher_sweep(p->c->work_dir, h->pid);
+	return err ? err : rc == 128 + SIGABRT ? 0 : -EIO;
 }
 
 static int hold_in_core_dump(const struct pins *p, struct held *h)
@@ -154,17 +170,13 @@ static int hold_in_core_dump(const struct pins *p, struct held *h)
 		return err;
 	h->pid = k.pid;
 	h->address = k.address;
-	return crasher_crash(&k);
+	err = crasher_crash(&k);
+	if (err)
+		let_go_of_core_dump(p, h);
+	return err;
 }
 
-static int let_go_of_core_dump(const struct pins *p, struct held *h)
-{
-	int err = crasher_go(p->c->work_dir), rc = cell_wait(p->c, "hr-crasher", h->pid);
-
-	crasher_sweep(p->c->work_dir, h->pid);
-	return err ? err : rc == 128 + SIGABRT ? 0 : -EIO;
-}
-
+/* One that does not come about leaves nothing behind. */
 static const struct {
 	int (*hold)(const struct pins *p, struct held *h);
 	int (*let_go)(const struct pins *p, struct held *h);
@@ -218,9 +230,10 @@ static int pin_once(const struct pins *p)
 	struct pin_event event = { .how = pin_choices[p->kind], .block = &b };
 	int err = ways[p->kind].hold(p, &h), let_go;
 
+	if (err)
+		return err;
 	event.address = h.address;
-	if (!err)
-		err = h.address ? memblock_at(MEMBLOCK_ROOT, h.address, &b) : -ENODATA;
+	err = h.address ? memblock_at(MEMBLOCK_ROOT, h.address, &b) : -ENODATA;
 	if (!err) {
 		cell_event_with("pin", add_pin, &event, "%s holds a page of memory%u", event.how, b.id);
 		hold_for(p->c, p->hold_ms);

@@ -504,7 +504,6 @@ static int run(struct cell *c)
 	s.c = c;
 	s.o = c->opts;
 	err = start_all(&s);
-
 	if (err) {
 		cell_fail(c, "%s", strerror(-err));
 		return err;

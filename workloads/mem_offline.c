@@ -22,6 +22,7 @@
 #include "hotplug/policy.h"
 #include "hotplug/reasons.h"
 #include "hotplug/stress.h"
+#include "run/facts.h"
 #include "run/undo.h"
 #include "run/workload.h"
 
@@ -29,6 +30,7 @@
 #include <inttypes.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 
@@ -151,6 +153,7 @@ struct offline {
 	struct detector detector;
 	struct reasons reasons;
 	int64_t begin_ns, end_ns; /* of the load; after it nothing is begun, and what is going is ended */
+	bool counted;		  /* the pages of every try */
 	bool deadlock, hangs;	  /* the load ends then */
 };
 
@@ -226,6 +229,7 @@ static bool try_offline(struct offline *a, struct policy_block *b)
 	e.pause_ms = policy_tried(&a->policy, b, a->round, ++a->turn, !t.err, clock_ns());
 	e.refusals = b->refusals;
 	block_event_tell(cut ? "offline-cut" : "offline", &e);
+	a->counted &= t.counted;
 	a->migrated += t.migrated;
 	a->failed += t.failed;
 	if (t.hangs) {
@@ -436,8 +440,10 @@ static void tell(struct offline *a)
 	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
 		cell_metric_u64(a->c, refusals[i].metric, a->refused[i]);
 	cell_metric_fixed(a->c, "wasted_s", (int64_t)a->wasted_ns / NS_PER_MS, 3);
-	cell_metric_u64(a->c, "pages_migrated", a->migrated);
-	cell_metric_u64(a->c, "pages_failed", a->failed);
+	if (a->counted) {
+		cell_metric_u64(a->c, "pages_migrated", a->migrated);
+		cell_metric_u64(a->c, "pages_failed", a->failed);
+	}
 	cell_metric_u64(a->c, "short_rounds", a->short_rounds);
 	cell_metric_u64(a->c, "detector_looks", a->detector.looked_n);
 	cell_metric_u64(a->c, "cycles_seen", a->detector.cycles_n);
@@ -505,6 +511,7 @@ static int run(struct cell *c)
 
 	a->c = c;
 	a->o = o;
+	a->counted = true;
 	a->policy = (struct policy){ .back_off = o->back_off, .pause_ms = o->back_off_ms };
 	if (mlockall(MCL_CURRENT | MCL_FUTURE) < 0)
 		cell_event("unlocked", "mlockall: %s", strerror(errno));
@@ -519,12 +526,13 @@ static int run(struct cell *c)
 	}
 	stress = stress_start(c, o->stressors, a->n * a->block_bytes / 100 * o->stress_pct);
 	flips = start_flips(a);
-	if (stress < 0 || flips < 0) {
-		cell_fail(c, "a process of the load: %s", strerror(stress < 0 ? -stress : -flips));
-		return stress < 0 ? stress : flips;
+	err = stress < 0 ? stress : flips < 0 ? flips : 0;
+	if (err) {
+		cell_fail(c, "a process of the load: %s", strerror(-err));
+	} else {
+		clock_sleep_ms(stress ? STRESS_WARM_MS : 0);
+		err = do_rounds(a);
 	}
-	clock_sleep_ms(stress ? STRESS_WARM_MS : 0);
-	err = do_rounds(a);
 	ended[0] = stop_flips(a, flips);
 	ended[1] = stress_stop(c, stress);
 	ended[2] = pins_stop(&pins);
@@ -559,6 +567,35 @@ static int verify(struct cell *c)
 	return -EBUSY;
 }
 
+/* A bound that no try came to, and a back-off with nobody to leave alone, made no difference. */
+static void attest(const struct facts *f, const void *opts, struct attestation *a)
+{
+	bool bound = strcmp(a->mitigation->option, "bound_ms") == 0, on = a->state == MITIGATION_ON;
+	const json_t *given_up = json_object_get(f->metrics, "refused_eintr");
+	const json_t *longest = json_object_get(f->metrics, "offline_max_ms");
+	const char *limit = on ? a->requested : a->mitigation->on;
+	uint64_t refused = 0;
+
+	(void)opts;
+	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
+		refused += (uint64_t)json_integer_value(json_object_get(f->metrics, refusals[i].metric));
+	if (!given_up)
+		return; /* it never got so far as to tell */
+	if (!bound) {
+		a->exercised = refused ? YES : NO;
+		snprintf(a->evidence, sizeof(a->evidence), "%" PRIu64 " tries were refused", refused);
+	} else if (on) {
+		a->exercised = json_integer_value(given_up) ? YES : NO;
+		snprintf(a->evidence, sizeof(a->evidence), "%" PRIu64 " tries were given up at %s ms",
+			 (uint64_t)json_integer_value(given_up), limit);
+	} else if (longest) {
+		a->exercised = json_number_value(longest) > strtod(limit, NULL) ? YES : NO;
+		snprintf(a->evidence, sizeof(a->evidence),
+			 "the longest try that went took %.0f ms, a bound would be %s", json_number_value(longest),
+			 limit);
+	}
+}
+
 static const struct workload mem_offline = {
 	.name = "mem-offline",
 	.summary = "memory blocks go offline and come back while others use them",
@@ -574,5 +611,6 @@ static const struct workload mem_offline = {
 	.setup = setup,
 	.run = run,
 	.verify = verify,
+	.attest = attest,
 };
 WORKLOAD_REGISTER(mem_offline);

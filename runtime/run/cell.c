@@ -77,40 +77,37 @@ static void end_event(struct jsonw *j, const char *raw)
 		bb_append(events_to, BB_EVENT, j->buf, len);
 }
 
-void cell_event(const char *kind, const char *fmt, ...)
+/* `add`: members of its own; NULL: none. */
+static void write_event(const char *kind, void (*add)(struct jsonw *j, const void *arg), const void *arg,
+			const char *fmt, va_list ap)
 {
 	char buf[EVENT_SIZE], text[1024];
 	struct jsonw j;
+
+	vsnprintf(text, sizeof(text), fmt, ap);
+	begin_event(&j, buf, kind);
+	if (add)
+		add(&j, arg);
+	end_event(&j, text);
+}
+
+void cell_event(const char *kind, const char *fmt, ...)
+{
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	write_event(kind, NULL, NULL, fmt, ap);
 	va_end(ap);
-	begin_event(&j, buf, kind);
-	end_event(&j, text);
 }
 
 void cell_event_with(const char *kind, void (*add)(struct jsonw *j, const void *arg), const void *arg, const char *fmt,
 		     ...)
 {
-	char buf[EVENT_SIZE], text[1024];
-	struct jsonw j;
 	va_list ap;
 
 	va_start(ap, fmt);
-	vsnprintf(text, sizeof(text), fmt, ap);
+	write_event(kind, add, arg, fmt, ap);
 	va_end(ap);
-	begin_event(&j, buf, kind);
-	add(&j, arg);
-	end_event(&j, text);
-}
-
-static void event_with_text(const char *kind, const char *fmt, va_list ap)
-{
-	char text[1024];
-
-	vsnprintf(text, sizeof(text), fmt, ap);
-	cell_event(kind, "%s", text);
 }
 
 /* Into the record, and onto the console, where it may be the last word. */
@@ -175,7 +172,7 @@ void cell_corrupt(const struct cell *c, const char *fmt, ...)
 
 	(void)c;
 	va_start(ap, fmt);
-	event_with_text("corrupt", fmt, ap);
+	write_event("corrupt", NULL, NULL, fmt, ap);
 	va_end(ap);
 }
 
@@ -406,6 +403,9 @@ int cell_wait(const struct cell *c, const char *comm, pid_t pid)
 {
 	int rc, status;
 
+	/* Nobody's pid. As kill(2) has it, 0 and less are whole groups, ours among them. */
+	if (pid <= 0)
+		return -ECHILD;
 	if (spawn_wait_until(pid, c->deadline_ns, &status)) {
 		rc = exit_code(status);
 	} else {

@@ -19,7 +19,6 @@
 #include <sys/types.h>
 
 struct facts;
-struct jsonw;
 
 /* What one cell gives to one workload. */
 struct cell {
