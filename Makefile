@@ -25,6 +25,8 @@ endif
 ARMS     ?= before,after
 REPEAT   ?= 1
 OUT     ?= results
+# guest, or metal: this very machine.
+ON      ?= guest
 # Of `make bench-recorder` and `make fuzz`:
 ROUNDS  ?= 5
 SECONDS ?= 600
@@ -66,11 +68,11 @@ deps: ## install what is missing to build, run and test (Debian 12 and 13; else:
 	$(Q)tools/deps.sh --for $(or $(FOR),test)
 
 # A second make, because only now is pkg-config there to be asked.
-bench: ## five scenarios before and after their mitigations, in guests: under 12 min; SCENARIO= KERNEL="6.1 6.12" REPEAT= ARMS= PROFILE=full
+bench: ## five scenarios before and after their mitigations, in guests: under 12 min; SCENARIO= KERNEL="6.1 6.12" REPEAT= ARMS= PROFILE=full ON=metal
 	$(Q)$(MAKE) --no-print-directory FOR=bench deps
 	$(Q)$(MAKE) --no-print-directory all
 	$(Q)build/headroom doctor --out $(OUT)
-	$(Q)build/headroom run $(SCENARIO) --out $(OUT) $(addprefix --kernel ,$(KERNEL)) --repeat $(REPEAT) \
+	$(Q)build/headroom run $(SCENARIO) --on $(ON) --out $(OUT) $(addprefix --kernel ,$(KERNEL)) --repeat $(REPEAT) \
 		--arms $(ARMS) $(if $(MEMORY),--memory $(MEMORY)) $(if $(SEED),--seed $(SEED))
 
 report: all ## write the report of the newest run (or of RUNS="DIR...") again

@@ -18,6 +18,8 @@ from typing import Any, TypeGuard
 
 # These two verdicts say something about us or about the machine's equipment, and nothing about the kernel under test.
 NO_OUTCOME = ("skipped", "broken")
+# How a cell ended that came to its end: in a guest, on the machine itself.
+ENDED_ITSELF = ("guest", "cell")
 # A flood of events would make the page unreadable before it told anybody anything more.
 MAX_EVENTS = 20000
 # A cell has a handful of cgroups and of groups of threads; a record with more of them is damaged.
@@ -195,7 +197,7 @@ class Cell:
         """Whether the load ran to its end; "elapsed" of one that died is the time to its death, not a good result."""
         if self.verdict in ("ok", "corrupt"):
             return True
-        if self.verdict not in ("oom", "lockup") or self.ended_by != "guest":
+        if self.verdict not in ("oom", "lockup") or self.ended_by not in ENDED_ITSELF:
             return False
         if self.metric("elapsed_s") is None:
             return False
@@ -208,7 +210,7 @@ class Cell:
     @property
     def machine_died(self) -> bool:
         """Whether the machine itself was gone, or had to be ended, before the cell was over."""
-        return self.ended_by in ("panic", "hang", "deadline", "qemu")
+        return self.ended_by in ("panic", "hang", "deadline", "qemu", "died")
 
     def section(self, name: str) -> dict[str, Any]:
         return obj(self.data.get(name))

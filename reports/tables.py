@@ -8,7 +8,7 @@ from typing import Any
 
 from reports import stats
 from reports.analysis import Comparison, Figure, Metric, distinct, flat_options, mixed_settings, plain
-from reports.model import Cell, num, obj, seq, text
+from reports.model import ENDED_ITSELF, Cell, num, obj, seq, text
 from reports.text import BOUND_SIGNS, NOT_MEASURED, interval, number, plural, probability, quantity, ratio, scale, seconds
 
 
@@ -409,7 +409,7 @@ def _cell_notes(cell: Cell) -> list[str]:
         notes.append(f"{plural(cell.events_left_out, 'event')} not read")
     if cell.doubtful_kills:
         notes.append(cell.doubtful_kills)
-    if cell.ended_by not in ("", "guest"):
+    if cell.ended_by not in ("", *ENDED_ITSELF):
         notes.append(f"ended by {cell.ended_by}")
     return notes
 

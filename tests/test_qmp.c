@@ -379,8 +379,9 @@ static void the_longest_paths_fit(void **state)
 static void every_end_has_a_name(void **state)
 {
 	(void)state;
-	for (int end = GUEST_OFF; end <= GUEST_SIGNAL; end++)
-		assert_non_null(guest_end_name((enum guest_end)end));
+	for (int end = END_ITSELF; end <= END_SIGNAL; end++)
+		for (int on_metal = 0; on_metal < 2; on_metal++)
+			assert_non_null(end_name((enum end)end, on_metal));
 }
 
 #define TEST(fn) cmocka_unit_test_setup_teardown(fn, make, drop)

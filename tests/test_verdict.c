@@ -56,7 +56,7 @@ static void read_facts(const char *samples, const char *events)
 	assert_int_equal(facts_read(&f, dir, caches, &bad_lines), 0);
 }
 
-static struct judgement judge(const char *samples, const char *events, enum guest_end end, bool was_interrupted)
+static struct judgement judge(const char *samples, const char *events, enum end end, bool was_interrupted)
 {
 	struct judgement j;
 
@@ -70,139 +70,139 @@ static void verdicts_and_reasons(void **state)
 {
 	static const struct {
 		const char *what, *samples, *events;
-		enum guest_end end;
+		enum end end;
 		bool interrupted;
 		enum verdict verdict;
 		const char *reason, *outcome;
 	} cases[] = {
-		{ "all well", "", BEGIN END, GUEST_OFF, false, VERDICT_OK, "finished in 46.1 s, data verified", NULL },
-		{ "one kill", "", BEGIN KILL("9.1", "fio", "workload") END, GUEST_OFF, false, VERDICT_OOM,
+		{ "all well", "", BEGIN END, END_ITSELF, false, VERDICT_OK, "finished in 46.1 s, data verified", NULL },
+		{ "one kill", "", BEGIN KILL("9.1", "fio", "workload") END, END_ITSELF, false, VERDICT_OOM,
 		  "1 OOM kill, first at 9.1 s: fio (workload)", NULL },
 		{ "kills, the first is named", "",
-		  BEGIN KILL("9.1", "fio", "workload") KILL("9.2", "idle", "bystander") END, GUEST_OFF, false,
+		  BEGIN KILL("9.1", "fio", "workload") KILL("9.2", "idle", "bystander") END, END_ITSELF, false,
 		  VERDICT_OOM, "2 OOM kills, first at 9.1 s: fio (workload)", NULL },
 		{ "the counter saw more than the log",
 		  "{\"t\":-1,\"vm\":{\"oom_kill\":2}}\n{\"t\":9,\"vm\":{\"oom_kill\":7}}\n",
-		  BEGIN KILL("9.1", "fio", "workload") END, GUEST_OFF, false, VERDICT_OOM,
+		  BEGIN KILL("9.1", "fio", "workload") END, END_ITSELF, false, VERDICT_OOM,
 		  "5 OOM kills, first at 9.1 s: fio (workload)", NULL },
 		{ "the counter alone", "{\"t\":-1,\"vm\":{\"oom_kill\":0}}\n{\"t\":9,\"vm\":{\"oom_kill\":1}}\n",
-		  BEGIN END, GUEST_OFF, false, VERDICT_OOM, "1 OOM kill", NULL },
+		  BEGIN END, END_ITSELF, false, VERDICT_OOM, "1 OOM kill", NULL },
 		{ "the log saw more than the last sample",
 		  "{\"t\":-1,\"vm\":{\"oom_kill\":0}}\n{\"t\":9,\"vm\":{\"oom_kill\":1}}\n",
-		  BEGIN KILL("9.1", "fio", "workload") KILL("9.2", "fio", "workload") END, GUEST_OFF, false,
+		  BEGIN KILL("9.1", "fio", "workload") KILL("9.2", "fio", "workload") END, END_ITSELF, false,
 		  VERDICT_OOM, "2 OOM kills", NULL },
 		{ "kills before the record are not ours",
-		  "{\"t\":-1,\"vm\":{\"oom_kill\":3}}\n{\"t\":9,\"vm\":{\"oom_kill\":3}}\n", BEGIN END, GUEST_OFF,
+		  "{\"t\":-1,\"vm\":{\"oom_kill\":3}}\n{\"t\":9,\"vm\":{\"oom_kill\":3}}\n", BEGIN END, END_ITSELF,
 		  false, VERDICT_OK, "finished", NULL },
 		{ "memcg kill", "",
 		  BEGIN KERNEL("3.0", "memcg-oom-kill", "\"victim\":{\"comm\":\"fio\",\"role\":\"workload\"},") END,
-		  GUEST_OFF, false, VERDICT_OOM, "fio (workload)", NULL },
-		{ "panic beats oom", "", BEGIN KILL("9.1", "fio", "workload") PANIC, GUEST_PANIC, false, VERDICT_PANIC,
+		  END_ITSELF, false, VERDICT_OOM, "fio (workload)", NULL },
+		{ "panic beats oom", "", BEGIN KILL("9.1", "fio", "workload") PANIC, END_PANIC, false, VERDICT_PANIC,
 		  "kernel panic at 12.5 s: Out of memory: system-wide panic_on_oom is enabled; 1 OOM kill", NULL },
-		{ "panic without words", "", BEGIN, GUEST_PANIC, false, VERDICT_PANIC, "its words were lost", NULL },
-		{ "panic that QEMU did not tell", "", BEGIN PANIC, GUEST_QEMU, false, VERDICT_PANIC, "12.5 s", NULL },
-		{ "oops", "", BEGIN KERNEL("4.0", "oops", "") END, GUEST_OFF, false, VERDICT_PANIC,
+		{ "panic without words", "", BEGIN, END_PANIC, false, VERDICT_PANIC, "its words were lost", NULL },
+		{ "panic that QEMU did not tell", "", BEGIN PANIC, END_DIED, false, VERDICT_PANIC, "12.5 s", NULL },
+		{ "oops", "", BEGIN KERNEL("4.0", "oops", "") END, END_ITSELF, false, VERDICT_PANIC,
 		  "1 kernel bug reported", NULL },
-		{ "no heartbeat", "{\"t\":33.4}\n", BEGIN, GUEST_HANG, false, VERDICT_HUNG,
+		{ "no heartbeat", "{\"t\":33.4}\n", BEGIN, END_HANG, false, VERDICT_HUNG,
 		  "the machine stopped answering after 33.4 s", NULL },
-		{ "lockup by the kernel", "", BEGIN KERNEL("20.0", "wq-lockup", "\"seconds\":34,") END, GUEST_OFF,
+		{ "lockup by the kernel", "", BEGIN KERNEL("20.0", "wq-lockup", "\"seconds\":34,") END, END_ITSELF,
 		  false, VERDICT_LOCKUP, "1 lockup report, first at 20.0 s", NULL },
 		{ "lockups of several kinds", "",
-		  BEGIN KERNEL("20.0", "soft-lockup", "") KERNEL("21.0", "rcu-stall", "") END, GUEST_OFF, false,
+		  BEGIN KERNEL("20.0", "soft-lockup", "") KERNEL("21.0", "rcu-stall", "") END, END_ITSELF, false,
 		  VERDICT_LOCKUP, "2 lockup reports, first at 20.0 s", NULL },
 		{ "lockup by the canary", "{\"t\":30,\"canary\":{\"n\":0,\"pending_ms\":30000.0}}\n", BEGIN END,
-		  GUEST_OFF, false, VERDICT_LOCKUP, "work waited 30.0 s for a kernel worker", NULL },
+		  END_ITSELF, false, VERDICT_LOCKUP, "work waited 30.0 s for a kernel worker", NULL },
 		{ "lockup by a canary that came back",
-		  "{\"t\":35,\"canary\":{\"n\":1,\"max_ms\":31200.5,\"pending_ms\":0}}\n", BEGIN END, GUEST_OFF, false,
+		  "{\"t\":35,\"canary\":{\"n\":1,\"max_ms\":31200.5,\"pending_ms\":0}}\n", BEGIN END, END_ITSELF, false,
 		  VERDICT_LOCKUP, "work waited 31.2 s", NULL },
 		{ "a slow canary is no lockup", "{\"t\":35,\"canary\":{\"n\":1,\"max_ms\":29999.9,\"pending_ms\":0}}\n",
-		  BEGIN END, GUEST_OFF, false, VERDICT_OK, "finished", NULL },
-		{ "hung task", "", BEGIN KERNEL("35.2", "hung-task", "\"task\":\"fio\",\"seconds\":20,") END, GUEST_OFF,
-		  false, VERDICT_HUNG, "1 hung task, first at 35.2 s", NULL },
+		  BEGIN END, END_ITSELF, false, VERDICT_OK, "finished", NULL },
+		{ "hung task", "", BEGIN KERNEL("35.2", "hung-task", "\"task\":\"fio\",\"seconds\":20,") END,
+		  END_ITSELF, false, VERDICT_HUNG, "1 hung task, first at 35.2 s", NULL },
 		{ "oom beats hung task and lockup", "",
 		  BEGIN KERNEL("5.0", "hung-task", "") KERNEL("6.0", "wq-lockup", "") KILL("9.1", "fio", "workload")
 			  END,
-		  GUEST_OFF, false, VERDICT_OOM, "1 hung task, first at 5.0 s", NULL },
+		  END_ITSELF, false, VERDICT_OOM, "1 hung task, first at 5.0 s", NULL },
 		{ "lockup beats hung task", "", BEGIN KERNEL("5.0", "hung-task", "") KERNEL("6.0", "wq-lockup", "") END,
-		  GUEST_OFF, false, VERDICT_LOCKUP, "1 lockup report, first at 6.0 s; 1 hung task", NULL },
-		{ "stuck load", "", BEGIN, GUEST_DEADLINE, false, VERDICT_STUCK,
-		  "the load was not over at its deadline", NULL },
-		{ "stuck after the load", "", BEGIN COOLDOWN, GUEST_DEADLINE, false, VERDICT_STUCK,
+		  END_ITSELF, false, VERDICT_LOCKUP, "1 lockup report, first at 6.0 s; 1 hung task", NULL },
+		{ "stuck load", "", BEGIN, END_DEADLINE, false, VERDICT_STUCK, "the load was not over at its deadline",
+		  NULL },
+		{ "stuck after the load", "", BEGIN COOLDOWN, END_DEADLINE, false, VERDICT_STUCK,
 		  "not over at the deadline", NULL },
 		{ "ended at the deadline", "",
-		  BEGIN HARNESS("75.0", "exit", "\"role\":\"workload\",\"status\":-110,", "") END, GUEST_OFF, false,
+		  BEGIN HARNESS("75.0", "exit", "\"role\":\"workload\",\"status\":-110,", "") END, END_ITSELF, false,
 		  VERDICT_STUCK, "the load was not over at its deadline", NULL },
 		{ "does not even die", "",
-		  BEGIN HARNESS("75.0", "exit", "\"role\":\"workload\",\"status\":-16,", "") END, GUEST_OFF, false,
+		  BEGIN HARNESS("75.0", "exit", "\"role\":\"workload\",\"status\":-16,", "") END, END_ITSELF, false,
 		  VERDICT_STUCK, "deadline", NULL },
 		{ "corrupt beats all", "{\"t\":30,\"canary\":{\"n\":0,\"pending_ms\":40000.0}}\n",
-		  BEGIN KILL("9.1", "fio", "workload") CORRUPT PANIC, GUEST_PANIC, false, VERDICT_CORRUPT,
+		  BEGIN KILL("9.1", "fio", "workload") CORRUPT PANIC, END_PANIC, false, VERDICT_CORRUPT,
 		  "snapshot 3: block at byte 4096 is not the old data; kernel panic at 12.5 s", NULL },
 		{ "a deadlock before the tasks that hang in it", "",
 		  BEGIN HARNESS("20.0", "deadlock", "", "a (pid 1) waits for b, held by c (pid 2)")
 			  KERNEL("33.0", "hung-task", "") END,
-		  GUEST_OFF, false, VERDICT_DEADLOCK, "a (pid 1) waits for b, held by c (pid 2); 1 hung task", NULL },
+		  END_ITSELF, false, VERDICT_DEADLOCK, "a (pid 1) waits for b, held by c (pid 2); 1 hung task", NULL },
 		{ "set-up failed", "", SETUP HARNESS("-1.0", "fail", "", "fill /dev/x: No space left on device") DONE,
-		  GUEST_OFF, false, VERDICT_BROKEN, "the set-up failed: fill /dev/x: No space left on device", NULL },
+		  END_ITSELF, false, VERDICT_BROKEN, "the set-up failed: fill /dev/x: No space left on device", NULL },
 		{ "the first failure is the reason", "",
-		  SETUP HARNESS("-1.0", "fail", "", "one") HARNESS("-1.0", "fail", "", "two"), GUEST_OFF, false,
+		  SETUP HARNESS("-1.0", "fail", "", "one") HARNESS("-1.0", "fail", "", "two"), END_ITSELF, false,
 		  VERDICT_BROKEN, "the set-up failed: one", NULL },
-		{ "not verified", "", BEGIN COOLDOWN DONE, GUEST_OFF, false, VERDICT_BROKEN,
+		{ "not verified", "", BEGIN COOLDOWN DONE, END_ITSELF, false, VERDICT_BROKEN,
 		  "the data could not be verified", NULL },
 		{ "verified, but not what the load wrote", "",
-		  BEGIN COOLDOWN HARNESS("60.0", "verify", "\"ok\":true,\"after_run\":false,", "") DONE, GUEST_OFF,
+		  BEGIN COOLDOWN HARNESS("60.0", "verify", "\"ok\":true,\"after_run\":false,", "") DONE, END_ITSELF,
 		  false, VERDICT_BROKEN, "the data could not be verified", NULL },
 		{ "a failure that nothing explains", "",
-		  BEGIN HARNESS("9.0", "fail", "", "fio ended with status 1") END, GUEST_OFF, false, VERDICT_BROKEN,
+		  BEGIN HARNESS("9.0", "fail", "", "fio ended with status 1") END, END_ITSELF, false, VERDICT_BROKEN,
 		  "fio ended with status 1", NULL },
 		{ "a failure that a kill explains", "",
 		  BEGIN KILL("9.1", "fio", "workload") HARNESS("9.2", "fail", "", "fio ended with status 137") END,
-		  GUEST_OFF, false, VERDICT_OOM, "1 OOM kill", NULL },
-		{ "QEMU died", "", BEGIN COOLDOWN, GUEST_QEMU, false, VERDICT_BROKEN,
-		  "QEMU ended before the cell was over", NULL },
-		{ "no boot", "", "", GUEST_NO_BOOT, false, VERDICT_BROKEN, "the guest did not boot", NULL },
-		{ "signal", "", BEGIN KILL("9.1", "fio", "workload"), GUEST_SIGNAL, false, VERDICT_BROKEN,
-		  "interrupted", NULL },
-		{ "cut off", "", BEGIN, GUEST_OFF, true, VERDICT_BROKEN, "interrupted", NULL },
-		{ "an empty record", "", "", GUEST_QEMU, false, VERDICT_BROKEN, "the record does not say why", NULL },
+		  END_ITSELF, false, VERDICT_OOM, "1 OOM kill", NULL },
+		{ "QEMU died", "", BEGIN COOLDOWN, END_DIED, false, VERDICT_BROKEN,
+		  "its process ended before the cell was over", NULL },
+		{ "no boot", "", "", END_NO_BOOT, false, VERDICT_BROKEN, "the guest did not boot", NULL },
+		{ "signal", "", BEGIN KILL("9.1", "fio", "workload"), END_SIGNAL, false, VERDICT_BROKEN, "interrupted",
+		  NULL },
+		{ "cut off", "", BEGIN, END_ITSELF, true, VERDICT_BROKEN, "interrupted", NULL },
+		{ "an empty record", "", "", END_DIED, false, VERDICT_BROKEN, "the record does not say why", NULL },
 		{ "snapshot overflow", "",
 		  BEGIN KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
-		  GUEST_OFF, false, VERDICT_BROKEN, "snapshot-overflow: Unable to allocate exception.",
+		  END_ITSELF, false, VERDICT_BROKEN, "snapshot-overflow: Unable to allocate exception.",
 		  "snapshot-overflow" },
 		{ "invalid for another reason", "",
-		  BEGIN KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Error reading/writing.\",") END, GUEST_OFF,
+		  BEGIN KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Error reading/writing.\",") END, END_ITSELF,
 		  false, VERDICT_BROKEN, "snapshot-invalid: Error reading/writing.", "snapshot-invalid" },
 		{ "overflow under memory pressure", "",
 		  BEGIN KILL("9.1", "fio", "workload")
 			  KERNEL("20.0", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
-		  GUEST_OFF, false, VERDICT_OOM, "1 OOM kill", "snapshot-overflow" },
+		  END_ITSELF, false, VERDICT_OOM, "1 OOM kill", "snapshot-overflow" },
 		{ "found invalid when verified", "",
-		  BEGIN HARNESS("50.0", "snapshot-invalid", "", "snap-0: status Invalid") END, GUEST_OFF, false,
+		  BEGIN HARNESS("50.0", "snapshot-invalid", "", "snap-0: status Invalid") END, END_ITSELF, false,
 		  VERDICT_BROKEN, "snap-0: status Invalid", "snapshot-invalid" },
 		{ "what the kernel said while it booted", "",
 		  KERNEL("-8.0", "oops", "") KERNEL("-7.0", "wq-lockup", "\"seconds\":40,")
 			  KILL("-6.0", "udevd", "bystander") BEGIN END,
-		  GUEST_OFF, false, VERDICT_OK, "finished", NULL },
+		  END_ITSELF, false, VERDICT_OK, "finished", NULL },
 		{ "an event without a time counts", "",
 		  BEGIN "{\"t\":null,\"kind\":\"panic\",\"source\":\"console\",\"reason\":\"x\",\"raw\":\"\"}\n",
-		  GUEST_PANIC, false, VERDICT_PANIC, "kernel panic", NULL },
+		  END_PANIC, false, VERDICT_PANIC, "kernel panic", NULL },
 		/* `broken` is our own fault; what the kernel does while we set up is not. */
-		{ "kill in the set-up", "", SETUP KILL("-2.0", "headroom", "harness") START END, GUEST_OFF, false,
+		{ "kill in the set-up", "", SETUP KILL("-2.0", "headroom", "harness") START END, END_ITSELF, false,
 		  VERDICT_OOM, "1 OOM kill, first at -2.0 s: headroom (harness)", NULL },
 		{ "the first of two kills was in the set-up", "",
-		  SETUP KILL("-2.0", "one", "harness") START KILL("3.0", "two", "workload") END, GUEST_OFF, false,
+		  SETUP KILL("-2.0", "one", "harness") START KILL("3.0", "two", "workload") END, END_ITSELF, false,
 		  VERDICT_OOM, "2 OOM kills, first at -2.0 s: one (harness)", NULL },
 		/* `skipped` is a machine on which there is nothing to find out, not one on which we failed. */
 		{ "a need that is not met", "",
 		  SETUP HARNESS("-1.0", "skip", "", "swap-crypt: no dm-crypt in this kernel")
 			  HARNESS("-0.9", "fail", "", "swap-crypt: set-up: No such device") DONE,
-		  GUEST_OFF, false, VERDICT_SKIPPED, "swap-crypt: no dm-crypt in this kernel", NULL },
-		{ "a need that was met after all", "", BEGIN HARNESS("1.0", "skip", "", "no dm-crypt") END, GUEST_OFF,
+		  END_ITSELF, false, VERDICT_SKIPPED, "swap-crypt: no dm-crypt in this kernel", NULL },
+		{ "a need that was met after all", "", BEGIN HARNESS("1.0", "skip", "", "no dm-crypt") END, END_ITSELF,
 		  false, VERDICT_OK, "finished", NULL },
 		{ "a kill before it was skipped", "",
-		  SETUP KILL("-2.0", "fio", "workload") HARNESS("-1.0", "skip", "", "no dm-crypt") DONE, GUEST_OFF,
+		  SETUP KILL("-2.0", "fio", "workload") HARNESS("-1.0", "skip", "", "no dm-crypt") DONE, END_ITSELF,
 		  false, VERDICT_OOM, "1 OOM kill", NULL },
-		{ "panic in the set-up", "", SETUP KERNEL("2.0", "panic", "\"reason\":\"dm\","), GUEST_PANIC, false,
+		{ "panic in the set-up", "", SETUP KERNEL("2.0", "panic", "\"reason\":\"dm\","), END_PANIC, false,
 		  VERDICT_PANIC, "kernel panic at 2.0 s: dm", NULL },
 	};
 
@@ -359,7 +359,7 @@ static void kills_are_counted_by_the_counters_and_checked_by_the_log(void **stat
 static void a_disagreement_about_kills_stands_in_the_reason(void **state)
 {
 	struct judgement j = judge("{\"t\":-1,\"vm\":{\"oom_kill\":0}}\n{\"t\":9,\"vm\":{\"oom_kill\":1}}\n", BEGIN END,
-				   GUEST_OFF, false);
+				   END_ITSELF, false);
 
 	(void)state;
 	assert_string_equal(j.reason, "1 OOM kill; vmstat counts 1 OOM kill, the kernel log tells of 0");
@@ -375,12 +375,12 @@ static void a_shrink_that_hangs_costs_no_verdict(void **state)
 
 	(void)state;
 	assert_int_equal(
-		judge(slow, BEGIN COOLDOWN VERIFIED SHRINK STUCK("57") TEARDOWN DONE, GUEST_OFF, false).verdict,
+		judge(slow, BEGIN COOLDOWN VERIFIED SHRINK STUCK("57") TEARDOWN DONE, END_ITSELF, false).verdict,
 		VERDICT_OK);
-	assert_int_equal(judge("", BEGIN COOLDOWN VERIFIED SHRINK TEARDOWN STUCK("61") DONE, GUEST_OFF, false).verdict,
+	assert_int_equal(judge("", BEGIN COOLDOWN VERIFIED SHRINK TEARDOWN STUCK("61") DONE, END_ITSELF, false).verdict,
 			 VERDICT_STUCK);
 	assert_int_equal(judge("{\"t\":61,\"canary\":{\"n\":0,\"pending_ms\":40000.0}}\n",
-			       BEGIN COOLDOWN VERIFIED SHRINK TEARDOWN DONE, GUEST_OFF, false)
+			       BEGIN COOLDOWN VERIFIED SHRINK TEARDOWN DONE, END_ITSELF, false)
 				 .verdict,
 			 VERDICT_LOCKUP);
 }
@@ -574,8 +574,8 @@ static void hostile_files_are_survived(void **state)
 	(void)state;
 	for (size_t i = 0; i < sizeof(texts) / sizeof(texts[0]); i++) {
 		read_facts(texts[i], texts[i]);
-		for (int end = GUEST_OFF; end <= GUEST_SIGNAL; end++)
-			verdict_find_out(&f, (enum guest_end)end, false, &j);
+		for (int end = END_ITSELF; end <= END_SIGNAL; end++)
+			verdict_find_out(&f, (enum end)end, false, &j);
 		facts_free(&f);
 	}
 	/* Longer words than any field. */
@@ -592,7 +592,7 @@ static void hostile_files_are_survived(void **state)
 	}
 	read_facts("", text);
 	assert_int_equal(bad_lines, 0);
-	verdict_find_out(&f, GUEST_PANIC, false, &j);
+	verdict_find_out(&f, END_PANIC, false, &j);
 	assert_int_equal(j.verdict, VERDICT_CORRUPT);
 	assert_true(strlen(j.reason) < sizeof(j.reason));
 	facts_free(&f);
@@ -619,7 +619,7 @@ static void huge_numbers_are_survived(void **state)
 		"\"disk\":{\"a\":[0,0,0,0,0,0]}}\n"
 		"{\"t\":99999999999999999999999999}\n",
 		START "{\"t\":1,\"kind\":\"wq-lockup\",\"seconds\":99999999999999999999}\n");
-	verdict_find_out(&f, GUEST_OFF, false, &j);
+	verdict_find_out(&f, END_ITSELF, false, &j);
 	facts_free(&f);
 }
 
@@ -659,7 +659,7 @@ static void every_prefix_of_the_events_is_survived(void **state)
 		struct judgement j;
 
 		snprintf(part, len + 1, "%s", text);
-		j = judge("", part, GUEST_QEMU, false);
+		j = judge("", part, END_DIED, false);
 		assert_true(j.verdict == VERDICT_BROKEN || j.verdict == VERDICT_OOM);
 	}
 }
@@ -671,7 +671,7 @@ static void files_that_are_missing_are_a_record_of_nothing(void **state)
 	(void)state;
 	bad_lines = 0;
 	assert_int_equal(facts_read(&f, dir, NULL, &bad_lines), 0);
-	verdict_find_out(&f, GUEST_QEMU, false, &j);
+	verdict_find_out(&f, END_DIED, false, &j);
 	assert_int_equal(j.verdict, VERDICT_BROKEN);
 	facts_free(&f);
 }
@@ -908,20 +908,20 @@ static void a_livelock_stands_behind_kills_and_before_what_it_brings_about(void 
 	series_from(&s, 0);
 	pass(&s, 80, false, 0, 0, 1);
 	text = text_of(&s);
-	j = judge(text, BEGIN, GUEST_DEADLINE, false);
+	j = judge(text, BEGIN, END_DEADLINE, false);
 	assert_int_equal(j.verdict, VERDICT_LIVELOCK);
 	assert_string_equal(j.reason,
 			    "livelock for 79.0 s from 1.0 s on: 0.0 pages out and 0.0 in a second, 60 % of swap "
 			    "free; the load was not over at its deadline");
 	assert_null(j.outcome);
-	j = judge(text, BEGIN KERNEL("20", "hung-task", "") KERNEL("20", "wq-lockup", "\"seconds\":34,"),
-		  GUEST_DEADLINE, false);
+	j = judge(text, BEGIN KERNEL("20", "hung-task", "") KERNEL("20", "wq-lockup", "\"seconds\":34,"), END_DEADLINE,
+		  false);
 	assert_int_equal(j.verdict, VERDICT_LIVELOCK);
 	assert_non_null(strstr(j.reason, "1 hung task"));
-	j = judge(text, late_kill, GUEST_OFF, false);
+	j = judge(text, late_kill, END_ITSELF, false);
 	assert_int_equal(j.verdict, VERDICT_OOM);
 	assert_non_null(strstr(j.reason, "livelock for"));
-	j = judge(text, BEGIN PANIC, GUEST_PANIC, false);
+	j = judge(text, BEGIN PANIC, END_PANIC, false);
 	assert_int_equal(j.verdict, VERDICT_PANIC);
 	free(text);
 }
@@ -962,14 +962,14 @@ static void a_kill_with_more_than_half_of_swap_free_is_premature(void **state)
 
 	(void)state;
 	for (size_t i = 0; i < sizeof(cases) / sizeof(cases[0]); i++) {
-		struct judgement j = judge(cases[i].samples, cases[i].events, GUEST_OFF, false);
+		struct judgement j = judge(cases[i].samples, cases[i].events, END_ITSELF, false);
 		bool said = strstr(j.reason, "premature: ") != NULL;
 
 		if (j.verdict != VERDICT_OOM || said != cases[i].premature ||
 		    (j.outcome && strcmp(j.outcome, "premature-oom") == 0) != cases[i].premature)
 			fail_msg("%s: %s (%s): %s", cases[i].what, verdict_name(j.verdict), j.outcome, j.reason);
 	}
-	assert_string_equal(judge(cases[0].samples, one, GUEST_OFF, false).reason,
+	assert_string_equal(judge(cases[0].samples, one, END_ITSELF, false).reason,
 			    "1 OOM kill, first at 9.1 s: fio (workload); premature: 83 % of swap was free");
 }
 
@@ -983,30 +983,31 @@ static void a_load_that_hardly_moved_was_throttled(void **state)
 	struct judgement j;
 
 	(void)state;
-	j = judge("", BEGIN STANDSTILL("7100") END, GUEST_OFF, false);
+	j = judge("", BEGIN STANDSTILL("7100") END, END_ITSELF, false);
 	assert_int_equal(j.verdict, VERDICT_OK);
 	assert_string_equal(j.outcome, "throttled");
 	assert_string_equal(j.reason,
 			    "finished in 46.1 s, data verified; throttled but alive: stood still for 7.1 s at most");
-	assert_string_equal(judge("", BEGIN STANDSTILL("5000") END, GUEST_OFF, false).outcome, "throttled");
-	assert_null(judge("", BEGIN STANDSTILL("4999") END, GUEST_OFF, false).outcome);
+	assert_string_equal(judge("", BEGIN STANDSTILL("5000") END, END_ITSELF, false).outcome, "throttled");
+	assert_null(judge("", BEGIN STANDSTILL("4999") END, END_ITSELF, false).outcome);
 
-	j = judge(half, BEGIN END, GUEST_OFF, false);
+	j = judge(half, BEGIN END, END_ITSELF, false);
 	assert_int_equal(j.verdict, VERDICT_OK);
 	assert_string_equal(j.outcome, "throttled");
 	assert_non_null(strstr(j.reason, "throttled but alive: for 50 % of the load all tasks waited for memory"));
-	assert_null(judge(less, BEGIN END, GUEST_OFF, false).outcome);
+	assert_null(judge(less, BEGIN END, END_ITSELF, false).outcome);
 
-	j = judge(half, BEGIN, GUEST_DEADLINE, false);
+	j = judge(half, BEGIN, END_DEADLINE, false);
 	assert_int_equal(j.verdict, VERDICT_STUCK);
 	assert_string_equal(j.outcome, "throttled");
 	/* Not where something worse was found, or nothing was proved. */
-	assert_null(judge(half, BEGIN KILL("9.1", "fio", "workload") STANDSTILL("7100") END, GUEST_OFF, false).outcome);
-	assert_null(judge(half, BEGIN KERNEL("5.0", "hung-task", "") END, GUEST_OFF, false).outcome);
-	assert_null(judge(half, BEGIN COOLDOWN DONE, GUEST_OFF, false).outcome);
+	assert_null(
+		judge(half, BEGIN KILL("9.1", "fio", "workload") STANDSTILL("7100") END, END_ITSELF, false).outcome);
+	assert_null(judge(half, BEGIN KERNEL("5.0", "hung-task", "") END, END_ITSELF, false).outcome);
+	assert_null(judge(half, BEGIN COOLDOWN DONE, END_ITSELF, false).outcome);
 	/* A full snapshot is what it is, however slow it was. */
 	j = judge(half, BEGIN KERNEL("20", "snapshot-invalid", "\"reason\":\"Unable to allocate exception.\",") END,
-		  GUEST_OFF, false);
+		  END_ITSELF, false);
 	assert_int_equal(j.verdict, VERDICT_BROKEN);
 	assert_string_equal(j.outcome, "snapshot-overflow");
 }

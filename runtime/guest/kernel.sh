@@ -46,7 +46,8 @@ usage()
 	                 locks and can make allocations fail, at the price of another timing
 	  PATH           a bzImage; modules from --modules ROOT, the tree it lies in, /lib/modules, or none (all built in)
 
-	Prints version=, vmlinuz=, modules= (ROOT of ROOT/lib/modules/VERSION; empty: none), source= and config=.
+	Prints version=, vmlinuz=, vmlinux= (the same without its compression, if a guest can be started from that; else
+	empty), modules= (ROOT of ROOT/lib/modules/VERSION; empty: none), source= and config=.
 	  --refresh      look for a newer kernel although the cache has an answer
 	  --list         what the cache holds and which SPECs are known, parted by tabs
 
@@ -98,17 +99,51 @@ bzimage_version()
 
 # --- answers ----------------------------------------------------------------------------------------------------------
 
+# Prints the path of the ELF file in bzImage $2 with configuration $3, unpacked once into directory $1; nothing where
+# there is none that can be started, which is no error. Emulated, a guest takes 5 s to unpack its kernel, out of 10.
+elf_of()
+{
+	local elf=$1/vmlinux tool start length
+	# By its PVH entry, the one that QEMU knows in an ELF file.
+	grep -qs '^CONFIG_PVH=y' -- "$3" || return 0
+	if [ ! -f "$elf" ]; then
+		start=$((($(header_uint "$2" $((0x1f1)) 1) + 1) * 512 + $(header_uint "$2" $((0x248)) 4)))
+		length=$(header_uint "$2" $((0x24c)) 4)
+		case $(od -An -v -tx1 -j $start -N 4 -- "$2" | tr -d ' \n') in
+		fd377a58) tool=xz ;;
+		28b52ffd) tool=zstd ;;
+		1f8b*) tool=gzip ;;
+		*) return 0 ;;
+		esac
+		command -v $tool >/dev/null || return 0
+		# Behind the payload stands its size, which the tools take for garbage.
+		tail -c +$((start + 1)) -- "$2" | head -c $((length - 4)) | $tool -dc >"$elf.$$" 2>/dev/null || true
+		if [ "$(head -c 4 -- "$elf.$$" 2>/dev/null | tail -c 3)" != ELF ] ||
+			[ "$(stat -c %s -- "$elf.$$")" != "$(header_uint "$2" $((start + length - 4)) 4)" ] ||
+			! mv -f -- "$elf.$$" "$elf" 2>/dev/null; then
+			rm -f -- "$elf.$$"
+			return 0
+		fi
+	fi
+	printf '%s' "$elf"
+}
+
 # Prints the answer for the kernel unpacked in $1.
 print_cached()
 {
-	local key value
+	local key value vmlinuz='' config=''
 	while IFS='=' read -r key value; do
 		case $key in
 		vmlinuz | config | modules) [ -z "$value" ] || value=$1/$value ;;
 		fragments) continue ;;
 		esac
+		case $key in
+		vmlinuz) vmlinuz=$value ;;
+		config) config=$value ;;
+		esac
 		printf '%s=%s\n' "$key" "$value"
 	done <"$1/complete"
+	printf 'vmlinux=%s\n' "$(elf_of "$1" "$vmlinuz" "$config")"
 }
 
 # Prints the answer for a bzImage anywhere: $1 path, $2 root of its modules if the user gave one.
@@ -137,7 +172,7 @@ print_path()
 			break
 		fi
 	done
-	printf 'version=%s\nvmlinuz=%s\nmodules=%s\nsource=%s\nconfig=%s\n' "$version" "$file" "$root" "$file" "$config"
+	printf 'version=%s\nvmlinuz=%s\nvmlinux=\nmodules=%s\nsource=%s\nconfig=%s\n' "$version" "$file" "$root" "$file" "$config"
 }
 
 # The newest kernel in /boot that fits SPEC and has its modules here.

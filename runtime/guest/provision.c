@@ -72,6 +72,9 @@ int provision_kernel(struct kernel *k, const char *spec, const char *modules)
 	snprintf(k->spec, sizeof(k->spec), "%s", spec);
 	take(output, "version", k->version, sizeof(k->version));
 	take(output, "vmlinuz", k->vmlinuz, sizeof(k->vmlinuz));
+	take(output, "vmlinux", k->boot, sizeof(k->boot));
+	if (!*k->boot)
+		snprintf(k->boot, sizeof(k->boot), "%s", k->vmlinuz);
 	take(output, "modules", k->modules, sizeof(k->modules));
 	take(output, "config", k->config, sizeof(k->config));
 	take(output, "source", k->source, sizeof(k->source));
@@ -97,7 +100,8 @@ static void add_all(const char **argv, size_t *n, const char *flag, const char *
 
 int provision_image(struct image *img, const struct kernel *k, const struct spec_workload *workloads, size_t n)
 {
-	static const char *const guest_modules[] = { "pvpanic?", "pvpanic-pci?", "pvpanic-mmio?", NULL };
+	/* The last for cells on metal, which a guest can be as well. */
+	static const char *const guest_modules[] = { "pvpanic?", "pvpanic-pci?", "pvpanic-mmio?", "loop?", NULL };
 	char script[PATH_MAX], cache[PATH_MAX], self[PATH_MAX], init[PATH_MAX], output[OUTPUT_SIZE];
 	const char *argv[MAX_ARGS + 1] = {
 		paths_in_home(script, "runtime/guest/image.sh"),
@@ -137,20 +141,18 @@ static bool kvm_boots(const struct kernel *k, const struct image *img)
 		.accel = "kvm",
 		.cpus = 1,
 		.memory_mib = 256,
-		.kernel = k->vmlinuz,
+		.kernel = k->boot,
 		.initramfs = img->initramfs,
 		.console_log = console,
 		.cmdline = "console=ttyS0 panic=-1 headroom.probe",
-		.boot_s = PROBE_S,
-		.silence_s = PROBE_S,
-		.deadline_s = PROBE_S,
+		.limits = { PROBE_S, PROBE_S, PROBE_S },
 	};
-	struct guest_result result;
+	struct ending ending;
 	bool ok;
 
 	paths_cache(path);
 	snprintf(console, sizeof(console), "%s/kvm-probe.%d", path, getpid());
-	ok = guest_run(&g, NULL, NULL, NULL, &result) == 0 && sysfile_read(console, text, sizeof(text)) > 0 &&
+	ok = guest_run(&g, NULL, NULL, NULL, &ending) == 0 && sysfile_read(console, text, sizeof(text)) > 0 &&
 	     strstr(text, "probe ok");
 	unlink(console);
 	snprintf(path, sizeof(path), "%s.qemu", console);

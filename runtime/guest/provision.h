@@ -12,6 +12,7 @@ struct kernel {
 	char spec[PATH_MAX]; /* as asked for */
 	char version[128];   /* uname -r */
 	char vmlinuz[PATH_MAX];
+	char boot[PATH_MAX];	/* what a guest is started from: the same without its compression, or vmlinuz */
 	char modules[PATH_MAX]; /* root of lib/modules/VERSION; "" when everything is built in */
 	char config[PATH_MAX];	/* its configuration; "" when not known */
 	char source[512];	/* package and suite, or the path */

@@ -18,23 +18,9 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define MAX_ARGS     64
-#define POLL_MS	     100
-#define ASK_POLL_MS  10	  /* of a guest with DIMMs, whose questions are timed */
-#define POWER_OFF_MS 5000 /* from "done" to the end of QEMU; a kernel with stuck tasks may never get there */
-#define QUIT_MS	     2000
-#define PANIC_MS     3000 /* from the panic event to the reset: the kernel is printing */
-
-const char *guest_end_name(enum guest_end end)
-{
-	static const char *const names[] = {
-		[GUEST_OFF] = "guest",	   [GUEST_PANIC] = "panic",	  [GUEST_NO_BOOT] = "no-boot",
-		[GUEST_HANG] = "hang",	   [GUEST_DEADLINE] = "deadline", [GUEST_QEMU] = "qemu",
-		[GUEST_SIGNAL] = "signal",
-	};
-
-	return names[end];
-}
+#define MAX_ARGS    64
+#define ASK_POLL_MS 10 /* of a guest with DIMMs, whose questions are timed */
+#define QUIT_MS	    2000
 
 struct args {
 	char *v[MAX_ARGS];
@@ -199,13 +185,6 @@ static pid_t start_qemu(const struct guest_config *g, struct qmp *qmp, int *err)
 	return pid;
 }
 
-/* What is known about the guest while it runs. */
-struct watch {
-	const struct guest_config *config;
-	int64_t begin_ns, booted_ns, beat_ns, done_ns, panic_ns;
-	uint32_t beat;
-};
-
 static void look_at_events(struct qmp *qmp, struct watch *w, struct dimms *dimms)
 {
 	json_t *message;
@@ -220,49 +199,6 @@ static void look_at_events(struct qmp *qmp, struct watch *w, struct dimms *dimms
 	}
 }
 
-static void look_at_box(const struct bb *box, struct watch *w)
-{
-	uint32_t beat = atomic_load(&box->head->beat);
-	uint32_t stage = atomic_load(&box->head->stage);
-	int64_t now = clock_ns();
-
-	if (beat != w->beat) {
-		w->beat = beat;
-		w->beat_ns = now;
-	}
-	if (!w->booted_ns && stage >= BB_BOOTED)
-		w->booted_ns = w->beat_ns = now;
-	if (!w->done_ns && stage == BB_DONE)
-		w->done_ns = now;
-}
-
-/* Why the guest has to be ended now. False: it may go on. */
-static bool must_end(const struct watch *w, enum guest_end *why)
-{
-	int64_t now = clock_ns();
-	const struct guest_config *g = w->config;
-
-	if (w->done_ns) {
-		*why = GUEST_OFF;
-		return now - w->done_ns > POWER_OFF_MS * NS_PER_MS;
-	}
-	if (w->panic_ns) {
-		*why = GUEST_PANIC;
-		return now - w->panic_ns > PANIC_MS * NS_PER_MS;
-	}
-	if (interrupted)
-		*why = GUEST_SIGNAL;
-	else if (!w->booted_ns && now - w->begin_ns > g->boot_s * NS_PER_S)
-		*why = GUEST_NO_BOOT;
-	else if (w->booted_ns && now - w->beat_ns > g->silence_s * NS_PER_S)
-		*why = GUEST_HANG;
-	else if (now - w->begin_ns > g->deadline_s * NS_PER_S)
-		*why = GUEST_DEADLINE;
-	else
-		return false;
-	return true;
-}
-
 static void end_qemu(pid_t pid, struct qmp *qmp, int *status)
 {
 	qmp_execute(qmp, "quit");
@@ -272,14 +208,15 @@ static void end_qemu(pid_t pid, struct qmp *qmp, int *status)
 	}
 }
 
-int guest_run(const struct guest_config *g, struct bb *box, guest_progress_fn *progress, void *arg,
-	      struct guest_result *result)
+int guest_run(const struct guest_config *g, struct bb *box, watch_progress_fn *progress, void *arg,
+	      struct ending *ending)
 {
-	struct watch w = { .config = g, .begin_ns = clock_ns() };
+	struct watch w = watch_begin(g->limits);
 	struct qmp qmp = { .fd = -1 };
 	struct dimms dimms = { 0 };
+	enum end why;
 	bool ended_by_us = false;
-	int err = 0, status = 0, poll_ms = g->dimms ? ASK_POLL_MS : POLL_MS;
+	int err = 0, status = 0, poll_ms = g->dimms ? ASK_POLL_MS : WATCH_POLL_MS;
 	int64_t progress_due_ns = 0;
 	pid_t pid = start_qemu(g, &qmp, &err);
 
@@ -291,38 +228,28 @@ int guest_run(const struct guest_config *g, struct bb *box, guest_progress_fn *p
 		poll(&(struct pollfd){ .fd = qmp.fd, .events = POLLIN }, 1, poll_ms);
 		look_at_events(&qmp, &w, &dimms);
 		if (box) {
-			look_at_box(box, &w);
+			watch_look(&w, box);
 			dimm_look(&dimms, clock_ns());
 		}
 		if (waitpid(pid, &status, WNOHANG) == pid)
 			break;
-		if (must_end(&w, &result->end)) {
+		if (watch_must_end(&w, &why)) {
 			ended_by_us = true;
 			end_qemu(pid, &qmp, &status);
 			break;
 		}
 		if (progress && clock_ns() >= progress_due_ns) {
 			progress(box, (double)(clock_ns() - w.begin_ns) / 1e9, arg);
-			progress_due_ns = clock_ns() + POLL_MS * NS_PER_MS;
+			progress_due_ns = clock_ns() + WATCH_POLL_MS * NS_PER_MS;
 		}
 		if (qmp.fd < 0)
-			clock_sleep_ms(POLL_MS);
+			clock_sleep_ms(WATCH_POLL_MS);
 	}
 	look_at_events(&qmp, &w, &dimms);
 	if (qmp.fd >= 0)
 		close(qmp.fd);
 	if (box)
-		look_at_box(box, &w);
-	/* A QEMU that a signal ended says nothing about the kernel, not even that it does not boot. */
-	if (!ended_by_us)
-		result->end = w.done_ns		    ? GUEST_OFF
-			      : w.panic_ns	    ? GUEST_PANIC
-			      : interrupted	    ? GUEST_SIGNAL
-			      : WIFSIGNALED(status) ? GUEST_QEMU
-			      : !w.booted_ns	    ? GUEST_NO_BOOT
-						    : GUEST_QEMU;
-	result->boot_s = w.booted_ns ? (double)(w.booted_ns - w.begin_ns) / 1e9 : -1;
-	result->wall_s = (double)(clock_ns() - w.begin_ns) / 1e9;
-	result->qemu_status = WIFEXITED(status) ? WEXITSTATUS(status) : 128 + WTERMSIG(status);
+		watch_look(&w, box);
+	*ending = watch_end(&w, ended_by_us ? &why : NULL, status);
 	return 0;
 }

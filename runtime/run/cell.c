@@ -8,6 +8,7 @@
 #include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
+#include "dev/loopdev.h"
 #include "record/ksyms.h"
 #include "record/recorder.h"
 #include "record/slab.h"
@@ -39,8 +40,9 @@
 #define DM_PERIOD_MS	1000
 #define GROUP_PERIOD_MS 1000
 #define TASK_PERIOD_MS	1000
-#define SHRINK_S	10	   /* under emulation 150 caches take about one */
-#define ROUND_PAUSE_MS	500	   /* of the bystander */
+#define SHRINK_S	10  /* under emulation 150 caches take about one */
+#define ROUND_PAUSE_MS	500 /* of the bystander */
+#define LOOP_TRIES	8
 #define LOAD_LOOK_MS	20	   /* for workloads that have ended */
 #define TOOL_FILE_MAX	(4U << 20) /* of a tool's output, kept in the record */
 #define EVENT_SIZE	4096
@@ -576,6 +578,7 @@ struct cell_run {
 	struct cell cells[SPEC_MAX_WORKLOADS];
 	pid_t pids[SPEC_MAX_WORKLOADS];
 	_Atomic bool *stop; /* shared with the hooks */
+	char scratch[256];  /* the device */
 	struct recorder recorder;
 	struct wqtrace wqtrace;
 	bool recording;
@@ -747,11 +750,38 @@ static int load_modules(const struct workload *w)
 	return err;
 }
 
+/* The scratch disk: the block device that the specification names, or a loop device over the file that it names. */
+static int open_scratch(const struct spec *s, char *device, size_t size)
+{
+	struct stat st;
+	bool direct;
+	int err = -EBUSY;
+
+	snprintf(device, size, "%s", s->scratch);
+	if (stat(s->scratch, &st) < 0 || !S_ISREG(st.st_mode) || !st.st_size)
+		return 0;
+	/* Between asking and taking it somebody else may have taken it. */
+	for (int i = 0; i < LOOP_TRIES && err == -EBUSY; i++) {
+		err = loopdev_unused(device, size);
+		if (!err)
+			err = undo_note("loop", device, s->scratch);
+		if (!err)
+			err = loopdev_attach(device, s->scratch, &direct);
+	}
+	if (err)
+		cell_event("fail", "a loop device over %s: %s", s->scratch, strerror(-err));
+	else
+		cell_knob("loop.direct_io", "1", direct ? "1" : "0");
+	return err;
+}
+
 static int set_up(struct cell_run *r, const char *work_dir)
 {
 	const struct spec *s = r->spec;
 	int err = make_groups(s);
 
+	if (!err)
+		err = open_scratch(s, r->scratch, sizeof(r->scratch));
 	for (size_t i = 0; !err && i < s->n_workloads; i++)
 		err = load_modules(s->workloads[i].workload);
 	for (size_t i = 0; !err && i < s->n_knobs; i++)
@@ -768,7 +798,7 @@ static int set_up(struct cell_run *r, const char *work_dir)
 			.opts = w->opts,
 			.run_id = s->run_id,
 			.alone = s->n_workloads == 1,
-			.scratch = s->scratch,
+			.scratch = r->scratch,
 			.scratch_start = w->start_sector,
 			.scratch_sectors = w->sectors,
 			.work_dir = work_dir,
@@ -1072,21 +1102,15 @@ static void keep_tool_files(struct bb *box, const char *dir)
 		closedir(d);
 }
 
-/* Undo in a child: taking devices down can hang where the load has left a mess. */
 static void tear_down(struct cell_run *r, const char *undo_log)
 {
-	pid_t parent = getpid(), pid = r->stuck ? -1 : fork();
-	int rc = -EBUSY;
+	int err = r->stuck ? -EBUSY : undo_play_within(undo_log, TEARDOWN_S);
 
-	if (pid == 0) {
-		spawn_die_with(parent);
-		setpgid(0, 0);
-		_exit(undo_play(undo_log) == 0 ? 0 : 1);
-	}
-	if (pid > 0)
-		rc = wait_or_end(pid, clock_ns() + TEARDOWN_S * NS_PER_S);
-	if (rc != 0)
-		cell_event("undo-failed", "%s", r->stuck ? "not tried: a process hangs in the kernel" : "see the log");
+	if (err)
+		cell_event("undo-failed", "%s",
+			   r->stuck	       ? "not tried: a process hangs in the kernel"
+			   : err == -ETIMEDOUT ? "it was not over in time"
+					       : "see the log");
 }
 
 int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, const char *work_dir)
@@ -1102,7 +1126,7 @@ int cell_run(const struct spec *spec, struct bb *box, const char *state_dir, con
 	if (shared == MAP_FAILED)
 		return -errno;
 	r.stop = shared;
-	snprintf(undo_log, sizeof(undo_log), "%s/undo.log", state_dir);
+	snprintf(undo_log, sizeof(undo_log), "%s/" UNDO_LOG, state_dir);
 	bb_stage(box, BB_SETUP);
 	cell_phase("setup");
 	/* Best effort: on a machine where we may not, the record shows what became of us. */

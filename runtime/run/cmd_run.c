@@ -22,13 +22,18 @@ static const char run_help[] =
 	"Runs each scenario under every arm, in throw-away QEMU guests, and writes records and a report.\n"
 	"SCENARIO is a name (headroom list scenarios) or the path of a scenario file.\n"
 	"\n"
+	"  --on guest|metal   default: guest. metal is this very machine, which may have to be reset: it asks before "
+	"it starts\n"
+	"  --yes              do not ask\n"
 	"  --kernel K         default: this release's Debian kernel; a version such as 6.12; debug; or a bzImage's "
 	"path.\n"
 	"                     Several times: every arm on each of the kernels, a column each in the report\n"
 	"  --modules ROOT     for a single bzImage: its modules lie in ROOT/lib/modules/VERSION\n"
 	"  --arms A,B|all     before, after, only-X, without-X or arms of the scenario file\n"
 	"  --repeat N         every arm N times, in an order drawn from the seed (1 to 100; default 1)\n"
-	"  --memory MIB       memory of the guest\n"
+	"  --memory MIB       memory of the guest; on metal: size the load as for so much (default: all that cannot "
+	"be\n"
+	"                     taken offline)\n"
 	"  --cpus N           processors of the guest\n"
 	"  --seed N           of data and order (default: drawn, and recorded)\n"
 	"  --set S.O=V        option O of section S of the scenario\n"
@@ -73,7 +78,23 @@ static bool add_kernel(struct run_request *q, const char *spec)
 /* Returns -1 to go on, or an exit code. */
 static int parse_run_args(struct run_request *q, int argc, char **argv)
 {
-	enum { KERNEL = 256, MODULES, ARMS, REPEAT, MEMORY, CPUS, SEED, SET, ACCEL, OUT, DRY, NO_REPORT, JSON, ON };
+	enum {
+		KERNEL = 256,
+		MODULES,
+		ARMS,
+		REPEAT,
+		MEMORY,
+		CPUS,
+		SEED,
+		SET,
+		ACCEL,
+		OUT,
+		DRY,
+		NO_REPORT,
+		JSON,
+		ON,
+		SURE
+	};
 	static const struct option options[] = {
 		{ "kernel", required_argument, NULL, KERNEL },
 		{ "modules", required_argument, NULL, MODULES },
@@ -90,6 +111,7 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		{ "json", no_argument, NULL, JSON },
 		{ "verbose", no_argument, NULL, 'v' },
 		{ "on", required_argument, NULL, ON },
+		{ "yes", no_argument, NULL, SURE },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
 	};
@@ -141,10 +163,14 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 			q->accel = optarg;
 			break;
 		case ON:
-			if (strcmp(optarg, "guest") != 0) {
-				log_err("--on %s: cells run in a guest only; must be guest", optarg);
+			q->on_metal = strcmp(optarg, "metal") == 0;
+			if (!q->on_metal && strcmp(optarg, "guest") != 0) {
+				log_err("--on %s: must be guest or metal", optarg);
 				return EXIT_USAGE;
 			}
+			break;
+		case SURE:
+			q->yes = true;
 			break;
 		case OUT:
 			q->out = optarg;
@@ -177,21 +203,26 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		log_err("--out must not be empty");
 		return EXIT_USAGE;
 	}
+	if (q->on_metal && (q->n_kernels > 1 || (q->n_kernels && strcmp(q->kernels[0], "default") != 0) || q->modules ||
+			    q->accel || q->cpus)) {
+		log_err("--on metal: the kernel and the processors are this machine's; --kernel, --modules, --accel "
+			"and "
+			"--cpus are for guests");
+		return EXIT_USAGE;
+	}
 	if (!q->n_kernels)
 		q->kernels[q->n_kernels++] = "default";
 	return -1;
 }
 
-static void show_plan(struct run *r)
+static void show_guest(const struct run_request *q, const struct scenario_opts *o)
 {
-	struct scenario s = r->scenario;
-	uint64_t sectors = scenario_place(&s);
 	struct guest_config g = {
-		.accel = r->request.accel ? r->request.accel : "tcg",
-		.cpus = (unsigned)s.opts.cpus,
-		.memory_mib = (unsigned)s.opts.memory,
-		.dimms = (unsigned)s.opts.dimms,
-		.dimm_mib = (unsigned)s.opts.dimm_mib,
+		.accel = q->accel ? q->accel : "tcg",
+		.cpus = (unsigned)o->cpus,
+		.memory_mib = (unsigned)o->memory,
+		.dimms = (unsigned)o->dimms,
+		.dimm_mib = (unsigned)o->dimm_mib,
 		.kernel = "VMLINUZ",
 		.initramfs = "INITRAMFS",
 		.image = "IMAGE",
@@ -200,11 +231,24 @@ static void show_plan(struct run *r)
 		.console_log = "CELL/console.log",
 		.cmdline = "...",
 	};
-	char **argv, err[512], value[64], names[256];
+	char **argv = guest_argv(&g, 3);
+
+	printf("each in a guest of its own:");
+	for (char **a = argv; *a; a++)
+		printf(" %s", *a);
+	printf("\n");
+	guest_argv_free(argv);
+}
+
+static void show_plan(struct run *r)
+{
+	struct scenario s = r->scenario;
+	uint64_t sectors = scenario_place(&s);
+	char err[512], value[64], names[256];
 
 	printf("scenario %s (%s): %s\n", s.name, s.path, s.summary);
 	for (size_t i = 0; i < r->request.n_kernels; i++)
-		printf("kernel %s, ", r->request.kernels[i]);
+		printf("kernel %s, ", r->request.on_metal ? r->metal.kernel : r->request.kernels[i]);
 	printf("%" PRIu64 " processors, %" PRIu64 " MiB, scratch disk %" PRIu64 " MiB (sparse), seed %" PRIu64 "\n",
 	       s.opts.cpus, s.opts.memory, sectors / 2048, r->request.seed);
 	for (size_t i = 0; i < s.n_workloads; i++) {
@@ -232,12 +276,44 @@ static void show_plan(struct run *r)
 		}
 		printf("\n");
 	}
-	argv = guest_argv(&g, 3);
-	printf("each in a guest of its own:");
-	for (char **a = argv; *a; a++)
-		printf(" %s", *a);
-	printf("\nnothing was run, nothing was written\n");
-	guest_argv_free(argv);
+	if (r->request.on_metal)
+		printf("each on this very machine\n");
+	else
+		show_guest(&r->request, &s.opts);
+	printf("nothing was run, nothing was written\n");
+}
+
+/*
+ * This machine may die of it: whoever starts it says so. True: go on. The name is asked for, as people confirm a wrong
+ * window with a "y".
+ */
+static bool agreed(const struct run_request *q, char *const *scenarios, int n)
+{
+	char host[256] = "", answer[256] = "";
+
+	if (q->yes)
+		return true;
+	if (!isatty(STDIN_FILENO)) {
+		log_err("--on metal: there is no terminal to ask at; --yes says that this machine may be driven into "
+			"the "
+			"ground");
+		return false;
+	}
+	gethostname(host, sizeof(host) - 1);
+	fprintf(stderr, "This will run on this very machine, %s, until it is out of memory:", host);
+	for (int i = 0; i < n; i++)
+		fprintf(stderr, " %s", scenarios[i]);
+	fprintf(stderr,
+		"\nOther programs on it may be killed, and it may stop answering and have to be reset. Disks are left "
+		"alone: the\nscratch disk is a file in %s. Type the name of the machine to go on: ",
+		q->out);
+	if (!fgets(answer, sizeof(answer), stdin))
+		answer[0] = '\0';
+	answer[strcspn(answer, "\n")] = '\0';
+	if (*host && strcmp(answer, host) == 0)
+		return true;
+	log_err("'%s' is not its name: nothing was run", answer);
+	return false;
 }
 
 /* All of them are made before the first one runs. */
@@ -276,6 +352,8 @@ int cmd_run(int argc, char **argv)
 	}
 	if (request.dry_run)
 		return EXIT_DONE;
+	if (request.on_metal && !agreed(&request, argv + optind, argc - optind))
+		return EXIT_USAGE;
 	spawn_catch_signals();
 	if (argc - optind > 1)
 		return run_suite(&request, argv + optind, (size_t)(argc - optind));

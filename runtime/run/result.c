@@ -131,13 +131,16 @@ static json_t *machine_json(const struct result_context *x, const struct facts *
 {
 	json_t *m = json_object();
 
-	json_put_text(m, "where", "guest");
+	json_put_text(m, "where", x->metal ? "metal" : "guest");
 	json_put_text(m, "kernel", x->kernel->version);
 	put_banner(m, cell_dir);
-	json_put_text(m, "accel", x->accel->name);
+	if (!x->metal)
+		json_put_text(m, "accel", x->accel->name);
 	put_int(m, "cpus", x->scenario->opts.cpus);
 	put_int(m, "memory_mib", x->scenario->opts.memory);
-	if (x->scenario->opts.dimms)
+	if (x->metal && x->metal->movable_mib)
+		put_int(m, "hotplug_mib", x->metal->movable_mib);
+	else if (!x->metal && x->scenario->opts.dimms)
 		put_int(m, "hotplug_mib", x->scenario->opts.dimms * x->scenario->opts.dimm_mib);
 	if (f->memtotal_kib)
 		put_int(m, "memtotal_kib", f->memtotal_kib);
@@ -305,7 +308,7 @@ static void add_thread_cpu(struct metrics *m, const struct facts *f)
 	json_decref(cpu);
 }
 
-static double first_failure(const struct facts *f, enum guest_end end)
+static double first_failure(const struct facts *f, enum end end)
 {
 	double first = 1e18, times[] = { f->first_oom_t, f->first_lockup_t, f->first_hung_t, f->panic_t };
 	struct livelock livelock;
@@ -313,7 +316,7 @@ static double first_failure(const struct facts *f, enum guest_end end)
 	for (size_t i = 0; i < sizeof(times) / sizeof(times[0]); i++)
 		if (times[i] > FACTS_NEVER && times[i] < first)
 			first = times[i];
-	if (end == GUEST_HANG && f->last_t < first)
+	if (end == END_HANG && f->last_t < first)
 		first = f->last_t;
 	if (verdict_livelock(f, &livelock) && livelock.from_t < first)
 		first = livelock.from_t;
@@ -325,7 +328,7 @@ static void metrics_json(struct metrics *m, const struct facts *f, const struct 
 {
 	bool have_wq_watchdog = f->wq_lockups || config_may_have(config, "CONFIG_WQ_WATCHDOG");
 	bool have_hung_task = f->hung_tasks || config_may_have(config, "CONFIG_DETECT_HUNG_TASK");
-	double failure = first_failure(f, x->guest ? x->guest->end : GUEST_OFF);
+	double failure = first_failure(f, x->ending ? x->ending->end : END_ITSELF);
 	struct kill_count kills = facts_count_kills(f);
 	bool log = kmsg_records > 0; /* the kernel log was followed */
 
@@ -504,17 +507,17 @@ static json_t *samples_json(const struct bb *box, const struct extract_result *e
 	return s;
 }
 
-static json_t *host_json(const struct guest_result *g)
+static json_t *host_json(const struct ending *e, bool on_metal)
 {
 	json_t *h = json_object();
 
-	if (!g)
+	if (!e)
 		return h;
-	if (g->boot_s >= 0)
-		put_real(h, "boot_s", g->boot_s);
-	put_real(h, "wall_s", g->wall_s);
-	json_put_text(h, "ended_by", guest_end_name(g->end));
-	put_int(h, "qemu_status", (uint64_t)g->qemu_status);
+	if (e->boot_s >= 0)
+		put_real(h, "boot_s", e->boot_s);
+	put_real(h, "wall_s", e->wall_s);
+	json_put_text(h, "ended_by", end_name(e->end, on_metal));
+	put_int(h, on_metal ? "status" : "qemu_status", (uint64_t)e->status);
 	return h;
 }
 
@@ -575,7 +578,7 @@ int result_write(const char *cell_dir, const struct bb *box, const struct result
 		     c && *c && n < FACTS_MAX_CACHES; c++)
 			caches[n++] = *c;
 	snprintf(console, sizeof(console), "%s/console.log", cell_dir);
-	err = extract_record(box, cell_dir, console, &extracted);
+	err = extract_record(box, cell_dir, x->metal ? NULL : console, &extracted);
 	if (!err) {
 		err = facts_read(&f, cell_dir, caches, &bad_lines);
 		if (err)
@@ -587,8 +590,8 @@ int result_write(const char *cell_dir, const struct bb *box, const struct result
 	}
 	f.cpus = (unsigned)x->scenario->opts.cpus;
 	config_load(&config, x->kernel->config);
-	verdict_find_out(&f, x->guest ? x->guest->end : GUEST_SIGNAL, x->interrupted, judgement);
-	if (x->guest && x->guest->end == GUEST_NO_BOOT)
+	verdict_find_out(&f, x->ending ? x->ending->end : END_SIGNAL, x->interrupted, judgement);
+	if (x->ending && x->ending->end == END_NO_BOOT)
 		add_console_tail(judgement, console);
 	metrics_json(&metrics, &f, x, &config, extracted.kmsg_records);
 
@@ -607,7 +610,7 @@ int result_write(const char *cell_dir, const struct bb *box, const struct result
 	json_object_set_new(cell, "watch", watch_json(caches));
 	json_object_set(cell, "phases", f.phases);
 	json_object_set_new(cell, "samples", samples_json(box, &extracted, bad_lines));
-	json_object_set_new(cell, "host", host_json(x->guest));
+	json_object_set_new(cell, "host", host_json(x->ending, x->metal != NULL));
 
 	text = json_dumps(cell, JSON_INDENT(2) | JSON_REAL_PRECISION(REAL_DIGITS));
 	snprintf(path, sizeof(path), "%s/cell.json", cell_dir);

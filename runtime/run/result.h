@@ -7,6 +7,7 @@
 #include "guest/qemu.h"
 #include "record/blackbox.h"
 #include "run/scenario.h"
+#include "run/metal.h"
 #include "run/verdict.h"
 
 /* What cell.json says that is not in the record's other files. */
@@ -18,8 +19,9 @@ struct result_context {
 	const struct accel *accel;
 	const char *cmdline; /* of the guest's kernel */
 	unsigned repeat;
-	const struct guest_result *guest; /* NULL: not known, the cell was cut off */
+	const struct ending *ending; /* NULL: not known, the cell was cut off */
 	bool interrupted;
+	const struct metal_machine *metal; /* it ran on this machine; NULL: in a guest */
 };
 
 /*

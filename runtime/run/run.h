@@ -7,6 +7,7 @@
 #define HEADROOM_RUN_H
 
 #include "guest/provision.h"
+#include "run/metal.h"
 #include "run/scenario.h"
 #include "run/verdict.h"
 
@@ -27,7 +28,8 @@ struct run_request {
 	uint64_t repeat, seed;
 	const char *sets[RUN_MAX_SETS];
 	size_t n_sets;
-	const char *out; /* directory that results go into */
+	const char *out;    /* directory that results go into */
+	bool on_metal, yes; /* on this very machine; without asking */
 	bool dry_run, json, no_report;
 	int argc;
 	char **argv;
@@ -65,6 +67,7 @@ struct run {
 	size_t n_cells;
 	struct run_kernel kernels[RUN_MAX_KERNELS];
 	struct accel accel;
+	struct metal_machine metal; /* where it runs on this machine */
 	double later_s; /* what comes after this run is expected to take; only for the time left that is shown */
 };
 

@@ -12,6 +12,7 @@
 #include "run/journal.h"
 #include "run/mitigation.h"
 #include "run/result.h"
+#include "run/undo.h"
 
 #include <errno.h>
 #include <fcntl.h>
@@ -28,6 +29,7 @@
 #define PLAIN_EVERY_S 10 /* between progress lines where there is no terminal */
 #define REPORT_S      300
 #define GUEST_SCRATCH "/dev/vdb"
+#define SCRATCH	      "scratch" /* the file */
 
 /*
  * slab_nomerge: a cache that is merged with others has no line of its own in slabinfo. loglevel 5: what the kernel
@@ -66,8 +68,8 @@ static void name_files(struct cell_files *f, const struct run *r, const struct p
 {
 	snprintf(f->dir, sizeof(f->dir), "%s/cells/%s", r->dir, c->name);
 	snprintf(f->box, sizeof(f->box), "%s/box", f->dir);
-	snprintf(f->scratch, sizeof(f->scratch), "%s/scratch", f->dir);
-	snprintf(f->console, sizeof(f->console), "%s/console.log", f->dir);
+	snprintf(f->scratch, sizeof(f->scratch), "%s/" SCRATCH, f->dir);
+	snprintf(f->console, sizeof(f->console), "%s/%s", f->dir, r->request.on_metal ? "cell.log" : "console.log");
 }
 
 /* The black box goes only when all of it is in the record; QEMU's own words stay when there are any. */
@@ -146,12 +148,18 @@ static void add_knobs(struct spec *s, const struct scenario *sc, const struct ar
 static void fill_spec(struct spec *s, const struct run *r, const struct planned_cell *c, const struct scenario *sc,
 		      const struct arm *arm)
 {
+	char dir[PATH_MAX];
+
 	memset(s, 0, sizeof(*s));
 	snprintf(s->cell, sizeof(s->cell), "%s", c->name);
 	snprintf(s->scenario, sizeof(s->scenario), "%s", sc->name);
 	snprintf(s->arm, sizeof(s->arm), "%s", c->arm);
 	snprintf(s->run_id, sizeof(s->run_id), "%s", r->run_id);
-	snprintf(s->scratch, sizeof(s->scratch), GUEST_SCRATCH);
+	/* The kernel tells of files by their whole paths. */
+	if (r->request.on_metal && realpath(r->dir, dir))
+		snprintf(s->scratch, sizeof(s->scratch), "%s/cells/%s/" SCRATCH, dir, c->name);
+	else
+		snprintf(s->scratch, sizeof(s->scratch), GUEST_SCRATCH);
 	s->seed = c->seed;
 	s->setup_s = (unsigned)sc->opts.setup_s;
 	s->run_s = (unsigned)sc->opts.run_s;
@@ -206,7 +214,10 @@ static int prepare(struct prepared *p, const struct run *r, const struct planned
 	}
 	p->scratch_sectors = scenario_place(&p->scenario);
 	fill_spec(&p->spec, r, c, &p->scenario, &p->arm);
-	fill_cmdline(p);
+	if (!r->request.on_metal)
+		fill_cmdline(p);
+	else if (sysfile_read("/proc/cmdline", p->cmdline, sizeof(p->cmdline)) < 0)
+		p->cmdline[0] = '\0';
 	return 0;
 }
 
@@ -287,16 +298,25 @@ static void end_progress(struct progress *p)
 /* --- Running --- */
 
 /* It had begun, and neither went on nor gave up, which it would do again. Nothing of the cell has begun. */
-static bool hung_in_boot(const struct guest_config *g, const struct guest_result *result)
+static bool hung_in_boot(const struct guest_config *g, const struct ending *ending)
 {
 	struct stat console;
 
-	return result->end == GUEST_NO_BOOT && result->wall_s >= g->boot_s && stat(g->console_log, &console) == 0 &&
-	       console.st_size > 0;
+	return ending->end == END_NO_BOOT && ending->wall_s >= g->limits.boot_s &&
+	       stat(g->console_log, &console) == 0 && console.st_size > 0;
+}
+
+static struct watch_limits limits_of(const struct scenario_opts *o)
+{
+	return (struct watch_limits){
+		.boot_s = BOOT_S,
+		.silence_s = (unsigned)o->silence_s,
+		.deadline_s = (unsigned)(BOOT_S + o->slack_s + o->setup_s + o->run_s + o->verify_s),
+	};
 }
 
 static int run_guest(const struct run *r, const struct prepared *p, const struct cell_files *files, struct bb *box,
-		     struct progress *progress, struct guest_result *result)
+		     struct progress *progress, struct ending *ending)
 {
 	const struct scenario_opts *o = &p->scenario.opts;
 	const struct run_kernel *k = &r->kernels[r->plan[progress->index].kernel];
@@ -306,7 +326,7 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 		.memory_mib = (unsigned)o->memory,
 		.dimms = (unsigned)o->dimms,
 		.dimm_mib = (unsigned)o->dimm_mib,
-		.kernel = k->kernel.vmlinuz,
+		.kernel = k->kernel.boot,
 		.initramfs = k->image.initramfs,
 		.image = k->image.image,
 		.scratch = files->scratch,
@@ -314,18 +334,16 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 		.box_size = box->size,
 		.console_log = files->console,
 		.cmdline = p->cmdline,
-		.boot_s = BOOT_S,
-		.silence_s = (unsigned)o->silence_s,
-		.deadline_s = (unsigned)(BOOT_S + o->slack_s + o->setup_s + o->run_s + o->verify_s),
+		.limits = limits_of(o),
 	};
 	const char *name = r->plan[progress->index].name;
 	const char *const again[] = { "cell", name, NULL };
 	int err = 0;
 
 	for (int boot = 1; !err; boot++) {
-		err = guest_run(&g, box, show_progress, progress, result);
+		err = guest_run(&g, box, show_progress, progress, ending);
 		end_progress(progress);
-		if (err || boot == MAX_BOOTS || !hung_in_boot(&g, result))
+		if (err || boot == MAX_BOOTS || !hung_in_boot(&g, ending))
 			break;
 		log_warn("%s: the guest hung while it booted, it is started again", name);
 		err = journal_write(r->dir, "boot-again", again);
@@ -335,8 +353,33 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 	return err;
 }
 
+/* What the machine was like before the cell it must be after it: else nothing may follow. */
+static int restore_machine(const struct cell_files *files)
+{
+	int err = metal_undo(files->dir);
+
+	if (err)
+		log_err("%s/" UNDO_LOG ": not all could be put back: %s; nothing more is run", files->dir,
+			strerror(-err));
+	return err;
+}
+
+static int run_on_metal(const struct prepared *p, const struct cell_files *files, struct bb *box,
+			struct progress *progress, struct ending *ending)
+{
+	struct metal_config m = {
+		.spec = &p->spec, .dir = files->dir, .log = files->console, .limits = limits_of(&p->scenario.opts)
+	};
+	int err = metal_run(&m, box, show_progress, progress, ending);
+
+	end_progress(progress);
+	if (err)
+		log_err("%s: %s", files->dir, strerror(-err));
+	return err ? err : restore_machine(files);
+}
+
 static int judge(const struct run *r, struct planned_cell *c, const struct prepared *p, const struct cell_files *files,
-		 const struct bb *box, const struct guest_result *guest)
+		 const struct bb *box, const struct ending *ending)
 {
 	struct result_context context = {
 		.scenario = &p->scenario,
@@ -346,8 +389,9 @@ static int judge(const struct run *r, struct planned_cell *c, const struct prepa
 		.accel = &r->accel,
 		.cmdline = p->cmdline,
 		.repeat = c->repeat,
-		.guest = guest,
+		.ending = ending,
 		.interrupted = c->interrupted,
+		.metal = r->request.on_metal ? &r->metal : NULL,
 	};
 	struct judgement judgement;
 	const char *pairs[] = { "cell", c->name, "verdict", NULL, "reason", NULL, "interrupted", NULL, NULL };
@@ -375,7 +419,7 @@ static int run_one(struct run *r, struct planned_cell *c, struct progress *progr
 {
 	const char *const start[] = { "cell", c->name, "arm", c->arm, NULL };
 	static struct prepared p;
-	struct guest_result guest;
+	struct ending ending;
 	struct cell_files files;
 	struct bb box = { 0 };
 	int rc = prepare(&p, r, c), err;
@@ -395,12 +439,13 @@ static int run_one(struct run *r, struct planned_cell *c, struct progress *progr
 		rc = EXIT_BROKEN;
 	}
 	c->state = CELL_STARTED;
-	if (!rc && run_guest(r, &p, &files, &box, progress, &guest))
+	if (!rc && (r->request.on_metal ? run_on_metal(&p, &files, &box, progress, &ending)
+					: run_guest(r, &p, &files, &box, progress, &ending)))
 		rc = EXIT_BROKEN;
 	if (!rc) {
-		/* Neither a signal to us nor a QEMU that somebody killed says anything about the kernel. */
-		c->interrupted = guest.end == GUEST_SIGNAL || (guest.end == GUEST_QEMU && guest.qemu_status > 128);
-		rc = judge(r, c, &p, &files, &box, &guest);
+		/* Neither a signal to us nor a process that somebody killed says anything about the kernel. */
+		c->interrupted = ending.end == END_SIGNAL || (ending.end == END_DIED && ending.status > 128);
+		rc = judge(r, c, &p, &files, &box, &ending);
 	}
 	bb_unmap(&box);
 	remove_files(&files, rc == 0);
@@ -462,7 +507,9 @@ int run_end_interrupted(struct run *r, struct planned_cell *c)
 			return EXIT_BROKEN;
 		}
 	}
-	rc = judge(r, c, &p, &files, &box, NULL);
+	rc = r->request.on_metal && restore_machine(&files) ? EXIT_BROKEN : 0;
+	if (!rc)
+		rc = judge(r, c, &p, &files, &box, NULL);
 	bb_unmap(&box);
 	remove_files(&files, rc == 0);
 	return rc;
@@ -511,10 +558,31 @@ static bool same_version_twice(const struct run *r)
 	return false;
 }
 
+static int provision_metal(struct run *r)
+{
+	struct run_kernel *k = &r->kernels[0];
+	int err = metal_lock();
+
+	if (err) {
+		log_err("%s", err == -EBUSY ? "another headroom runs on this machine" : strerror(-err));
+		return EXIT_NEED;
+	}
+	metal_kernel(&r->metal, &k->kernel);
+	if (*k->begun_with && strcmp(k->kernel.version, k->begun_with) != 0) {
+		log_err("%s: the run began on kernel %s, this machine runs %s now", r->dir, k->begun_with,
+			k->kernel.version);
+		return EXIT_NEED;
+	}
+	snprintf(r->accel.name, sizeof(r->accel.name), "metal");
+	return 0;
+}
+
 int run_provision(struct run *r)
 {
 	int rc = 0;
 
+	if (r->request.on_metal)
+		return provision_metal(r);
 	for (size_t i = 0; !rc && i < r->request.n_kernels; i++)
 		rc = provision_one(r, i);
 	if (!rc && same_version_twice(r))

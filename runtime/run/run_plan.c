@@ -3,6 +3,7 @@
 #include "run/run.h"
 
 #include "base/log.h"
+#include "base/module.h"
 #include "base/pattern.h"
 #include "base/sysfile.h"
 #include "commands.h"
@@ -14,9 +15,11 @@
 #include <stdarg.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ERR_SIZE       1200
 #define SPARE_DISK_MIB 512 /* left free beside what a cell may write at most */
+#define CGROUP_V2      "/sys/fs/cgroup"
 #define SPARE_MEM_MIB  256 /* QEMU itself, and the host's breath */
 #define LABEL_SIZE     24  /* of a kernel's name in names of files */
 
@@ -187,6 +190,18 @@ static int plan_round(const struct run *r, struct round *round)
 	return rc;
 }
 
+/* On metal the machine is what it is; what is sized by memory can be sized as for another one. */
+static int take_machine(struct run *r)
+{
+	int err = metal_look(&r->metal);
+
+	if (err)
+		log_err("/proc/meminfo: %s", strerror(-err));
+	else if (!r->request.memory_mib)
+		r->request.memory_mib = r->metal.memory_mib;
+	return err;
+}
+
 int run_plan(struct run *r, const char *scenario_text)
 {
 	const struct run_request *q = &r->request;
@@ -201,12 +216,16 @@ int run_plan(struct run *r, const char *scenario_text)
 	for (size_t i = 0; i < q->n_sets; i++)
 		if (scenario_set(s, q->sets[i], err, sizeof(err)))
 			return usage_error(err);
+	if (q->on_metal && take_machine(r))
+		return EXIT_NEED;
 	snprintf(set, sizeof(set), "scenario.memory=%" PRIu64, q->memory_mib);
 	if (q->memory_mib && scenario_set(s, set, err, sizeof(err)))
 		return usage_error(err);
 	snprintf(set, sizeof(set), "scenario.cpus=%" PRIu64, q->cpus);
 	if (q->cpus && scenario_set(s, set, err, sizeof(err)))
 		return usage_error(err);
+	if (q->on_metal)
+		s->opts.cpus = r->metal.cpus;
 	if (scenario_check(s, err, sizeof(err)))
 		return usage_error(err);
 	rc = check_kernels(q);
@@ -253,15 +272,45 @@ static void largest_cell(const struct run *r, uint64_t *disk_mib, uint64_t *memo
 	}
 }
 
+/* What the guests that we make have, and this machine may lack. */
+static int check_metal(const struct scenario *s)
+{
+	bool dm = false;
+
+	if (geteuid() != 0)
+		return missing("--on metal: only root may make devices and groups and change the kernel's settings; "
+			       "without root: --on guest");
+	if (access(CGROUP_V2 "/cgroup.controllers", F_OK) < 0)
+		return missing("--on metal: no cgroup v2 at " CGROUP_V2
+			       ": boot with systemd.unified_cgroup_hierarchy=1, or "
+			       "mount -t cgroup2 none " CGROUP_V2);
+	for (size_t i = 0; i < s->n_workloads; i++)
+		for (const char *const *m = s->workloads[i].workload->modules; m && *m; m++)
+			dm |= strncmp(*m, "dm-", 3) == 0 && !strchr(*m, '?');
+	module_load("loop?");
+	if (access("/dev/loop-control", R_OK | W_OK) < 0)
+		return missing("--on metal: /dev/loop-control: %s: the scratch disk is a file behind a loop device",
+			       strerror(errno));
+	if (dm)
+		module_load("dm-mod?");
+	if (dm && access("/dev/mapper/control", R_OK | W_OK) < 0)
+		return missing("--on metal: /dev/mapper/control: %s: this kernel has no device mapper",
+			       strerror(errno));
+	return 0;
+}
+
 int run_check_needs(const struct run *r)
 {
 	const struct scenario *s = &r->scenario;
 	uint64_t disk_need, memory, have;
-	int err;
+	int err, rc;
 
 	largest_cell(r, &disk_need, &memory);
 	disk_need += SPARE_DISK_MIB;
-	if (!need_program(QEMU_BINARY))
+	rc = r->request.on_metal ? check_metal(s) : 0;
+	if (rc)
+		return rc;
+	if (!r->request.on_metal && !need_program(QEMU_BINARY))
 		return missing("%s is not installed: run 'make deps' (package qemu-system-x86)", QEMU_BINARY);
 	for (size_t i = 0; i < s->n_workloads; i++)
 		for (const char *const *p = s->workloads[i].workload->programs; p && *p; p++)
@@ -269,7 +318,7 @@ int run_check_needs(const struct run *r)
 				return missing("%s is not installed, workload %s needs it: run 'make deps'", *p,
 					       s->workloads[i].workload->name);
 	have = need_memory_mib();
-	if (have < memory + SPARE_MEM_MIB)
+	if (!r->request.on_metal && have < memory + SPARE_MEM_MIB)
 		return missing("%" PRIu64 " MiB of memory are available, a guest of %" PRIu64 " MiB needs %" PRIu64
 			       ": --memory MIB makes it smaller",
 			       have, memory, memory + SPARE_MEM_MIB);

@@ -82,8 +82,10 @@ static json_t *host_json(const struct run *r)
 	json_put_text(h, "qemu", text);
 	first_line(fio, text, sizeof(text));
 	json_put_text(h, "fio", text);
-	json_put_text(h, "accel", r->accel.name);
-	json_put_text(h, "accel_reason", r->accel.reason);
+	if (!r->request.on_metal) {
+		json_put_text(h, "accel", r->accel.name);
+		json_put_text(h, "accel_reason", r->accel.reason);
+	}
 	return h;
 }
 
@@ -94,8 +96,8 @@ static char *command_line(const struct run_request *q)
 	size_t size;
 	FILE *f = open_memstream(&text, &size);
 
-	fprintf(f, "headroom run %s", q->scenario);
-	for (size_t i = 0; i < q->n_kernels; i++)
+	fprintf(f, "headroom run %s%s", q->scenario, q->on_metal ? " --on metal" : "");
+	for (size_t i = 0; i < q->n_kernels && !q->on_metal; i++)
 		fprintf(f, " --kernel %s", q->kernels[i]);
 	fprintf(f, " --seed %" PRIu64, q->seed);
 	if (q->modules)
@@ -130,6 +132,7 @@ static json_t *request_json(const struct run_request *q)
 	json_t *o = json_object();
 
 	json_put_text(o, "scenario", q->scenario);
+	json_put_text(o, "on", q->on_metal ? "metal" : "guest");
 	if (q->n_kernels == 1)
 		json_put_text(o, "kernel", q->kernels[0]);
 	else
@@ -321,6 +324,7 @@ static bool read_request(struct run_request *q, const json_t *root)
 	const json_t *o = json_object_get(root, "options"), *sets = json_object_get(o, "set");
 
 	q->scenario = text_of(root, "scenario");
+	q->on_metal = text_of(o, "on") && strcmp(text_of(o, "on"), "metal") == 0;
 	q->modules = text_of(o, "modules");
 	q->accel = text_of(o, "accel");
 	q->arms = text_of(o, "arms");

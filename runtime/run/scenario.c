@@ -29,7 +29,7 @@ const struct opt scenario_options[] = {
 	{ "memory", OPT_U64, FIELD(memory), "768", 192, 1 << 20, NULL, "MiB", "memory of the guest" },
 	{ "dimms", OPT_U64, FIELD(dimms), "0", 0, DIMM_MAX, NULL, NULL,
 	  "that the guest has beside, whose memory is for movable pages only and can be taken away again" },
-	{ "dimm_mib", OPT_U64, FIELD(dimm_mib), "256", 128, 65536, NULL, "MiB", "size of each, a multiple of 128" },
+	{ "dimm_mib", OPT_U64, FIELD(dimm_mib), "256", 128, 1 << 20, NULL, "MiB", "size of each, a multiple of 128" },
 	{ "cpus", OPT_U64, FIELD(cpus), "2", 1, 64, NULL, NULL, "processors of the guest" },
 	{ "setup_s", OPT_U64, FIELD(setup_s), "60", 1, 86400, NULL, "s", "time allowed for the set-up" },
 	{ "run_s", OPT_U64, FIELD(run_s), "60", 10, 604800, NULL, "s", "time allowed for the load" },

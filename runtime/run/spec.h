@@ -8,6 +8,7 @@
 
 #include "run/workload.h"
 
+#include <limits.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,7 +29,8 @@ struct spec_workload {
 };
 
 struct spec {
-	char cell[80], scenario[64], arm[64], run_id[32], scratch[64];
+	char cell[80], scenario[64], arm[64], run_id[32];
+	char scratch[PATH_MAX]; /* the block device, or on metal the file that becomes one */
 	uint64_t seed;
 	unsigned setup_s, run_s, verify_s; /* deadlines of the phases */
 	unsigned ramp_s, overlap_s; /* of the load: between two beginnings; from the last one to the stop, 0: none */

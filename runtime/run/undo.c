@@ -3,18 +3,22 @@
 
 #include "base/clock.h"
 #include "base/log.h"
+#include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
 #include "dev/dmdev.h"
+#include "dev/loopdev.h"
 #include "dev/swapdev.h"
 #include "hotplug/memrange.h"
 #include "run/workload.h"
 
 #include <errno.h>
 #include <fcntl.h>
+#include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 #define LINE_MAX_BYTES 1024
@@ -109,6 +113,8 @@ static int undo_line(char *line)
 		err = sysfile_write(what, old);
 	else if (strcmp(kind, "dm") == 0)
 		err = dmdev_remove(what);
+	else if (strcmp(kind, "loop") == 0)
+		err = loopdev_detach(what, old);
 	else if (strcmp(kind, "cgroup") == 0)
 		err = remove_group(what);
 	else if (strcmp(kind, "cgroup-tree") == 0)
@@ -165,4 +171,22 @@ int undo_play(const char *path)
 	if (!failed && unlink(path) < 0)
 		return -errno;
 	return failed;
+}
+
+int undo_play_within(const char *path, unsigned timeout_s)
+{
+	pid_t parent = getpid(), pid = fork();
+	int status;
+
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		spawn_die_with(parent);
+		setpgid(0, 0);
+		_exit(undo_play(path) == 0 ? 0 : 1);
+	}
+	if (spawn_wait_until(pid, clock_ns() + timeout_s * NS_PER_S, &status))
+		return WIFEXITED(status) && WEXITSTATUS(status) == 0 ? 0 : -EIO;
+	kill(-pid, SIGKILL);
+	return -ETIMEDOUT;
 }

@@ -143,7 +143,7 @@ static void say_kills(const struct facts *f, const struct kill_count *counted, s
 }
 
 /* The findings, most serious first: the first one that holds gives the verdict, all of them stand in the reason. */
-static enum verdict from_findings(const struct facts *f, enum guest_end end, struct judgement *j)
+static enum verdict from_findings(const struct facts *f, enum end end, struct judgement *j)
 {
 	enum verdict v = VERDICT_OK;
 	struct kill_count counted = facts_count_kills(f);
@@ -154,14 +154,14 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 		FOUND(VERDICT_CORRUPT);
 		say(j, "%s", f->corrupt_text);
 	}
-	if (f->panicked || end == GUEST_PANIC) {
+	if (f->panicked || end == END_PANIC) {
 		FOUND(VERDICT_PANIC);
 		if (f->panicked)
 			say(j, "kernel panic at %.1f s: %s", f->panic_t, f->panic_reason);
 		else
 			say(j, "kernel panic, its words were lost");
 	}
-	if (end == GUEST_HANG) {
+	if (end == END_HANG) {
 		FOUND(VERDICT_HUNG);
 		say(j, "the machine stopped answering after %.1f s", f->last_t);
 	}
@@ -198,7 +198,7 @@ static enum verdict from_findings(const struct facts *f, enum guest_end end, str
 		say(j, "%" PRIu64 " hung task%s, first at %.1f s", f->hung_tasks, f->hung_tasks > 1 ? "s" : "",
 		    f->first_hung_t);
 	}
-	if (end == GUEST_DEADLINE || f->stuck) {
+	if (end == END_DEADLINE || f->stuck) {
 		FOUND(VERDICT_STUCK);
 		say(j, f->run_ended && !f->load_stuck ? "not over at the deadline"
 						      : "the load was not over at its deadline");
@@ -219,7 +219,7 @@ static enum verdict without_findings(const struct facts *f, struct judgement *j)
 	} else if (f->overflow) {
 		say(j, "%s: %s", j->outcome, f->overflow_text);
 	} else if (!f->done) {
-		say(j, "QEMU ended before the cell was over");
+		say(j, "its process ended before the cell was over");
 	} else if (*f->fail_text) {
 		say(j, "%s", f->fail_text);
 	} else if (!f->verified) {
@@ -246,15 +246,15 @@ static void find_throttling(const struct facts *f, struct judgement *j)
 	j->outcome = "throttled";
 }
 
-void verdict_find_out(const struct facts *f, enum guest_end end, bool was_interrupted, struct judgement *out)
+void verdict_find_out(const struct facts *f, enum end end, bool was_interrupted, struct judgement *out)
 {
 	memset(out, 0, sizeof(*out));
-	if (end == GUEST_NO_BOOT) {
+	if (end == END_NO_BOOT) {
 		out->verdict = VERDICT_BROKEN;
 		say(out, "the guest did not boot");
 		return;
 	}
-	if (was_interrupted || end == GUEST_SIGNAL) {
+	if (was_interrupted || end == END_SIGNAL) {
 		out->verdict = VERDICT_BROKEN;
 		say(out, "interrupted before the cell was over");
 		return;

@@ -78,6 +78,6 @@ struct livelock {
 /* The first livelock while the load ran. False: none was seen. */
 bool verdict_livelock(const struct facts *f, struct livelock *found);
 
-void verdict_find_out(const struct facts *f, enum guest_end end, bool was_interrupted, struct judgement *out);
+void verdict_find_out(const struct facts *f, enum end end, bool was_interrupted, struct judgement *out);
 
 #endif

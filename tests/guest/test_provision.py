@@ -52,7 +52,7 @@ def assert_refused(result, code, *words):
         assert word in last, last
 
 
-def bzimage(path, version="9.9.1-test", *, magic=b"HdrS", payload=4096, sects=1, cut=0):
+def bzimage(path, version="9.9.1-test", *, magic=b"HdrS", payload=4096, sects=1, cut=0, packed=b"", size=0):
     """A file with the header of a bzImage and no kernel in it."""
     text = (version + " (nobody@nowhere) #1 SMP").encode() + b"\0"
     image = bytearray((sects + 1) * 512 + payload)
@@ -62,6 +62,10 @@ def bzimage(path, version="9.9.1-test", *, magic=b"HdrS", payload=4096, sects=1,
     image[0x202:0x206] = magic
     struct.pack_into("<H", image, 0x20e, 0x280 - 0x200)
     image[0x280:0x280 + len(text)] = text
+    if packed:
+        struct.pack_into("<II", image, 0x248, 64, len(packed) + 4)
+        start = (sects + 1) * 512 + 64
+        image[start:start + len(packed) + 4] = packed + struct.pack("<I", size)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(image[:len(image) - cut])
     return path
@@ -77,7 +81,8 @@ class TestPath:
     def test_everything_built_in(self, tmp_path):
         image = bzimage(tmp_path / "bzImage")
         got = answer(self.kernel(tmp_path, image))
-        assert got == {"version": "9.9.1-test", "vmlinuz": str(image), "modules": "", "source": str(image), "config": ""}
+        assert got == {"version": "9.9.1-test", "vmlinuz": str(image), "vmlinux": "", "modules": "", "source": str(image),
+                       "config": ""}
         assert not (tmp_path / "cache").exists()
 
     def test_modules_of_the_tree_it_lies_in(self, tmp_path):
@@ -275,11 +280,26 @@ class TestPackage:
         apt.image("linux-image-6.1.0-42-amd64")
         got = answer(apt.kernel("6.1"))
         root = apt.cache / "kernels/6.1.0-42-amd64/root"
-        assert got == {"version": "6.1.0-42-amd64", "vmlinuz": f"{root}/boot/vmlinuz-6.1.0-42-amd64", "modules": str(root),
+        assert got == {"version": "6.1.0-42-amd64", "vmlinuz": f"{root}/boot/vmlinuz-6.1.0-42-amd64", "vmlinux": "", "modules": str(root),
                        "source": "linux-image-6.1.0-42-amd64 1.2-3 (testsuite)", "config": f"{root}/boot/config-6.1.0-42-amd64"}
         for lib in ("lib", "usr/lib"):  # depmod and libkmod look into one or the other
             assert (root / lib / "modules/6.1.0-42-amd64/modules.dep").is_file()
         assert not apt.leftovers()
+
+    @pytest.mark.parametrize("config, damage, found", [("CONFIG_PVH=y", 0, True), ("CONFIG_PVH=y", 1, False), ("CONFIG_X=y", 0, False)])
+    def test_a_guest_is_started_from_the_unpacked_kernel(self, apt, config, damage, found):
+        """If that can be started, and is whole."""
+        elf = b"\x7fELF" + bytes(range(256)) * 8
+        image = bzimage(apt.dir / "vmlinuz", "6.1.0-42-amd64", packed=gzip.compress(elf), size=len(elf) + damage)
+        apt.package("linux-image-6.1.0-42-amd64", {"boot/vmlinuz-6.1.0-42-amd64": image.read_bytes(),
+                                                   "boot/config-6.1.0-42-amd64": config + "\n",
+                                                   "lib/modules/6.1.0-42-amd64/modules.builtin": "",
+                                                   "lib/modules/6.1.0-42-amd64/modules.order": ""})
+        for _ in range(2):  # made, and found again
+            path = answer(apt.kernel("6.1"))["vmlinux"]
+            assert bool(path) == found
+            assert not found or pathlib.Path(path).read_bytes() == elf
+        assert not list(apt.cache.glob("kernels/*/vmlinux.*"))
 
     def test_the_right_one_is_chosen(self, apt):
         for name in ("6.1.0-9-amd64", "6.1.0-42-amd64", "6.1.0-50-rt-amd64", "6.1.0-50-cloud-amd64", "6.1.0-51-amd64-unsigned",
@@ -496,7 +516,7 @@ class TestDebug:
         self.source(apt)
         got = answer(apt.kernel("debug"))
         root = apt.cache / "kernels" / self.VERSION
-        assert got == {"version": self.VERSION, "vmlinuz": f"{root}/vmlinuz", "modules": "",
+        assert got == {"version": self.VERSION, "vmlinuz": f"{root}/vmlinuz", "vmlinux": "", "modules": "",
                        "source": "linux-source-6.1 6.1.9-2 (testsuite)", "config": f"{root}/config"}
         config = pathlib.Path(got["config"]).read_text().splitlines()
         assert "CONFIG_OTHER=y" in config and "CONFIG_WQ_WATCHDOG=y" in config
@@ -841,7 +861,7 @@ class TestBoot:
 
     def boot(self, kernel, image, words=""):
         argv = ["qemu-system-x86_64", "-accel", "tcg,thread=multi", "-cpu", "max", "-smp", "2", "-m", "256M", "-nographic", "-no-reboot",
-                "-monitor", "none", "-serial", "stdio", "-kernel", kernel["vmlinuz"], "-initrd", image["initramfs"],
+                "-monitor", "none", "-serial", "stdio", "-kernel", kernel["vmlinux"] or kernel["vmlinuz"], "-initrd", image["initramfs"],
                 "-append", f"console=ttyS0 panic=-1 quiet {words}",
                 "-drive", f"file={image['image']},if=virtio,format=raw,readonly=on"]
         result = run(*argv, timeout=90)
