@@ -106,6 +106,30 @@ static void a_truncated_file_gives_fewer_figures_never_wrong_ones(void **state)
 	}
 }
 
+static void slabs_of_a_fragmented_machine_are_smaller(void **state)
+{
+	/* Of a 6.1 guest without memory: most slabs have one page, with one object, instead of eight with ten. */
+	static const char text[] =
+		"kcopyd_job 66572 72253 3240 10 8 : tunables 0 0 0 : slabdata 15742 15742 0\n"
+		"whole 70 70 3240 10 8 : tunables 0 0 0 : slabdata 7 7 0\n"
+		"one_page 5 5 64 64 1 : tunables 0 0 0 : slabdata 7 7 0\n"
+		"strange 1 1 1 18446744073709551615 18446744073709551615 : tunables 0 0 0 : slabdata 2 2 0\n";
+	char buf[4096];
+	struct jsonw j;
+	json_t *slab;
+
+	(void)state;
+	jsonw_init(&j, buf, sizeof(buf));
+	source_slabinfo(&j, NULL, text, strlen(text));
+	slab = parse(&j);
+#define KIB(cache) json_integer_value(json_array_get(json_object_get(slab, cache), 3))
+	assert_int_equal(KIB("kcopyd_job"), ((15742 - 9463) * 8 + 9463) * 4);
+	assert_int_equal(KIB("whole"), 7 * 8 * 4);
+	assert_int_equal(KIB("one_page"), 7 * 4);
+#undef KIB
+	json_decref(slab);
+}
+
 static void hostile_text_is_survived(void **state)
 {
 	static const char *const hostile[] = {
@@ -328,6 +352,7 @@ int main(void)
 		cmocka_unit_test(one_number_is_a_member),
 		cmocka_unit_test(samples_hold_what_the_files_say),
 		cmocka_unit_test(a_truncated_file_gives_fewer_figures_never_wrong_ones),
+		cmocka_unit_test(slabs_of_a_fragmented_machine_are_smaller),
 		cmocka_unit_test(hostile_text_is_survived),
 		cmocka_unit_test(a_task_is_read_whatever_its_name_is),
 		cmocka_unit_test(a_kworker_serves_the_queue_behind_its_name),

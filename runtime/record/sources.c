@@ -242,10 +242,34 @@ static bool slabs_held(const struct span *line, uint64_t *slabs)
 	       next_u64(&rest, slabs);
 }
 
+#define MAX_SLAB_PAGES 1024 /* MAX_ORDER of include/linux/mmzone.h */
+
+/*
+ * The pages of a cache's slabs. slabinfo has them all of one size; but where memory is in pieces, SLUB makes do with
+ * the smallest slabs that an object fits into (allocate_slab() and s->min, mm/slub.c). These count as slabs too, and
+ * only as many objects as they have: from both numbers it follows how many there are.
+ */
+static uint64_t pages_held(uint64_t objects, uint64_t size, uint64_t per_slab, uint64_t pages, uint64_t slabs,
+			   uint64_t page)
+{
+	uint64_t small_pages = 1, small_objects, small;
+
+	if (pages > MAX_SLAB_PAGES)
+		return slabs * pages; /* no slabinfo that we know */
+	while (small_pages < pages && small_pages * page < size)
+		small_pages *= 2;
+	small_objects = size ? small_pages * page / size : per_slab;
+	if (objects >= slabs * per_slab || small_objects >= per_slab)
+		return slabs * pages;
+	small = (slabs * per_slab - objects) / (per_slab - small_objects);
+	small = small < slabs ? small : slabs;
+	return (slabs - small) * pages + small * small_pages;
+}
+
 void source_slabinfo(struct jsonw *j, const char *name, const char *text, size_t len)
 {
 	struct span all = { text, text + len }, line, word;
-	uint64_t page_kib = (uint64_t)sysconf(_SC_PAGESIZE) / 1024;
+	uint64_t page = (uint64_t)sysconf(_SC_PAGESIZE);
 
 	jsonw_object(j, name);
 	while (next_line(&all, &line)) {
@@ -262,7 +286,7 @@ void source_slabinfo(struct jsonw *j, const char *name, const char *text, size_t
 		jsonw_u64(j, NULL, active);
 		jsonw_u64(j, NULL, num);
 		jsonw_u64(j, NULL, size);
-		jsonw_u64(j, NULL, slabs * pages * page_kib);
+		jsonw_u64(j, NULL, pages_held(num, size, per_slab, pages, slabs, page) * (page / 1024));
 		jsonw_array_end(j);
 	}
 	jsonw_object_end(j);
