@@ -439,6 +439,9 @@ def compare_figures(metric: Metric, old: Figure, new: Figure) -> None:
     )
     if result:
         new.p, new.test = result
+    elif new.direction in ("better", "worse"):
+        # Of too few repeats for a test it is told which way the figure went, and no more.
+        new.direction = "changed"
 
 
 def make_metrics(columns: list[Column]) -> list[Metric]:

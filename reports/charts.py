@@ -41,7 +41,7 @@ PAGE_MIB = 4096 / 2**20  # what pswpin and pswpout count, on all machines that w
 
 LANE_PX, PANEL_PX, SPACE_PX, TOP_PX, BOTTOM_PX = 40, 128, 40, 36, 46
 SMALL_LANE_PX, MANY_LANES = 24, 8
-LOAD_PX = 5  # of a lane's height for each workload
+LOAD_PX = 14  # of a bar, with room for its name
 MANY_COLUMNS = 8  # of more, nobody can tell the curves apart
 
 
@@ -423,7 +423,12 @@ def _symbol(event: Event) -> str:
     return KINDS[event.kind].symbol + open_one
 
 
-def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, Any]]:
+def _height(kind: str, lane: int, share: float) -> float:
+    """Where marks of a kind lie in a lane of which they have this share, below the bars of its workloads."""
+    return (KINDS[kind].offset + 0.5) * share - 0.5 - lane
+
+
+def _markers(lanes: list[tuple[Column, Cell]], span: float, share: float) -> list[dict[str, Any]]:
     """One trace a cell and kind, so that colour is the arm and shape the kind."""
     traces = []
     for lane, (column, cell) in enumerate(lanes):
@@ -441,7 +446,7 @@ def _markers(lanes: list[tuple[Column, Cell]], span: float) -> list[dict[str, An
                     "type": "scatter",
                     "mode": "markers",
                     "x": [round(event.t, 3) for event in own],
-                    "y": [KINDS[kind].offset - lane] * len(own),
+                    "y": [_height(kind, lane, share)] * len(own),
                     "yaxis": "y",
                     "showlegend": False,
                     "hoverinfo": "text",
@@ -475,7 +480,7 @@ def most_loads(lanes: Cells) -> int:
 
 
 def _load_bars(lanes: Cells, lane_px: float, axis_range: tuple[float, float]) -> list[dict[str, Any]]:
-    """Thin bars along the top of a lane: when each of several workloads was under way."""
+    """Named bars along the top of a lane: when each of several workloads was under way."""
     height = LOAD_PX / lane_px
     return [
         {
@@ -484,7 +489,8 @@ def _load_bars(lanes: Cells, lane_px: float, axis_range: tuple[float, float]) ->
             "base": [_within(*span, axis_range)[0] for span in spans],
             "x": [end - begin for begin, end in (_within(*span, axis_range) for span in spans)],
             "y": [0.5 - (row + 0.7) * height - lane] * len(spans),
-            "width": 0.7 * height,
+            "text": [label(name, 60)] + [""] * (len(spans) - 1),
+            "width": 0.9 * height,
             "yaxis": "y",
             "showlegend": False,
             "legendgroup": column.label,
@@ -493,8 +499,12 @@ def _load_bars(lanes: Cells, lane_px: float, axis_range: tuple[float, float]) ->
                 f"<b>{label(name, 60)}</b> active from {seconds(begin)} to {seconds(end)}<br>{who(cell, column)}"
                 for begin, end in spans
             ],
-            "textposition": "none",
-            "marker": {"color": token(column), "opacity": 0.45, "line": {"width": 0}},
+            "textposition": "inside",
+            "insidetextanchor": "start",
+            "constraintext": "none",
+            "textangle": 0,
+            "insidetextfont": {"size": 9, "color": "@ink"},
+            "marker": {"color": token(column), "opacity": 0.3, "line": {"width": 0}},
         }
         for lane, (column, cell) in enumerate(lanes)
         for row, (name, spans) in enumerate(_loads(cell))
@@ -662,7 +672,7 @@ def _decades(strip: Panel) -> dict[str, Any]:
     }
 
 
-def _phase_names(lanes: list[tuple[Column, Cell]], low: float, high: float) -> list[dict[str, Any]]:
+def _phase_names(lanes: list[tuple[Column, Cell]], low: float, high: float, share: float) -> list[dict[str, Any]]:
     """The names beside the marks, where there is room for them."""
     if len(lanes) > MANY_LANES:
         return []
@@ -678,7 +688,7 @@ def _phase_names(lanes: list[tuple[Column, Cell]], low: float, high: float) -> l
                     {
                         "text": words,
                         "x": mark.t,
-                        "y": KINDS["phase"].offset - lane,
+                        "y": _height("phase", lane, share),
                         "xref": "x",
                         "yref": "y",
                         "xanchor": "right" if at_edge else "left",
@@ -776,7 +786,9 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     lanes, strips = lane_cells(comparison), panels(comparison)
     if not strips and not any(drawn_events(cell) for _, cell in lanes):
         return None
-    lane_px = (LANE_PX if len(lanes) <= MANY_LANES else SMALL_LANE_PX) + LOAD_PX * most_loads(lanes)
+    marks_px = LANE_PX if len(lanes) <= MANY_LANES else SMALL_LANE_PX
+    lane_px = marks_px + LOAD_PX * most_loads(lanes)
+    share = marks_px / lane_px
     heights = [lane_px * len(lanes) + 8] + [PANEL_PX] * len(strips)
     low, high = time_range(comparison, lanes)
     names = [_lane_label(cell, column) for column, cell in lanes]
@@ -785,7 +797,7 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     )
     layout |= {
         "shapes": guides(lanes) + separators(len(lanes)),
-        "annotations": _phase_names(lanes, low, high),
+        "annotations": _phase_names(lanes, low, high, share),
         "legend": LEGEND,
         "xaxis": time_axis(comparison, len(strips)),
     }
@@ -800,7 +812,7 @@ def timeline(comparison: Comparison) -> dict[str, Any] | None:
     )
     place_strips(layout, strips, places[1:], 1)
     # Markers last: they are drawn on top.
-    data = _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low)
+    data = _legend(comparison, lanes) + lines(strips, 1) + _markers(lanes, high - low, share)
     return {"data": _load_bars(lanes, lane_px, (low, high)) + hush(comparison, data), "layout": layout}
 
 

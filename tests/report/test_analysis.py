@@ -41,6 +41,8 @@ def test_nothing_is_a_difference_under_three_repeats(new_run, compared, repeats)
     )
     assert analysis.verdict_test(comparison.columns[1]) is None
     assert not any("*" in field.change for metric in comparison.metrics for field in tables.shown(metric)[1])
+    said = " ".join(field.change for metric in comparison.metrics for field in tables.shown(metric)[1])
+    assert "better" not in said and "worse" not in said
 
 
 def test_three_repeats_get_n_and_interval(new_run, compared):

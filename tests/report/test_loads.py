@@ -42,13 +42,15 @@ def test_active_workloads_in_hover_and_list(with_events):
 
 
 def test_bars_of_workloads(with_events):
-    events = [load("begin", "a", 0), load("begin", "b", 2), load("end", "a", 5), load("begin", "a", 6)]
+    events = [load("begin", "a", 0), load("begin", "b", 2), load("end", "a", 5), load("begin", "a", 6), {"kind": "oom-kill", "t": 7}]
     comparison = with_events(*events, load("end", "b", 8), load("end", "a", 9))
     first, second = bars(comparison)
     assert (first["base"], first["x"]) == ([0, 6], [5, 3]) and (second["base"], second["x"]) == ([2], [6])
     assert first["hovertext"][0].startswith("<b>a</b> active from 0.0 s to 5.0 s")
-    assert 0.5 > first["y"][0] > second["y"][0] > 0, "in the upper half of the lane"
-    assert "Thin bars" in html.render(comparison)
+    assert first["text"] == ["a", ""] and second["text"] == ["b"], "each named once"
+    marks = [trace for trace in charts.timeline(comparison)["data"] if trace.get("meta", {}).get("cell") == 0]
+    assert 0.5 > first["y"][0] > second["y"][0] > max(trace["y"][0] for trace in marks) > -0.5, "above all marks of the lane"
+    assert "Bars along the top" in html.render(comparison)
 
 
 def test_a_workload_that_never_ended_was_active_until_the_record_ends(with_events):
@@ -64,7 +66,7 @@ def test_without_workloads_all_is_as_before(pair, compared):
     comparison = compared(pair)
     assert bars(comparison) == [] and charts.most_loads(charts.lane_cells(comparison)) == 0
     page = html.render(comparison).split("<script")[0]
-    assert "active:" not in page and "Thin bars" not in page
+    assert "active:" not in page and "Bars along the top" not in page
 
 
 def test_longer_than_a_float_can_tell_is_no_bar(with_events):
