@@ -57,8 +57,12 @@ def _percent(before: Peak, after: Peak) -> str:
     return f"{sign}{100 * (before.kib - after.kib) / before.kib:.0f}%"
 
 
-def _nth(column: Column, index: int) -> Cell | None:
-    return column.counted[index] if index < len(column.counted) else None
+def _by_repeat(column: Column) -> dict[tuple[int, int], Cell]:
+    """A column's cells by the number of their repeat; where several runs are in a column, by which of them it is, too."""
+    found: dict[tuple[int, int], Cell] = {}
+    for cell in column.counted:
+        found[cell.repeat, sum(key[0] == cell.repeat for key in found)] = cell
+    return found
 
 
 def _peak(cell: Cell | None, name: str) -> Peak:
@@ -70,12 +74,15 @@ def _peak(cell: Cell | None, name: str) -> Peak:
 
 def _rows(columns: list[Column]) -> list[Row]:
     rows = []
+    cells = [_by_repeat(column) for column in columns]
+    repeats = sorted(set().union(*cells))
     for name, label in ROWS.values():
-        for repeat in range(max(len(column.counted) for column in columns)):
-            values = [_peak(_nth(column, repeat), name) for column in columns]
+        for repeat in repeats:
+            # Of one repeat, which have the same data: one that a column lacks leaves a gap there.
+            values = [_peak(column.get(repeat), name) for column in cells]
             if any(value.kib is not None for value in values):
                 reductions = [_percent(values[0], value) for value in values[1:]]
-                rows.append(Row(label, str(repeat + 1), [value.shown for value in values], reductions))
+                rows.append(Row(label, str(repeat[0]), [value.shown for value in values], reductions))
     return rows
 
 

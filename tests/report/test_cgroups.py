@@ -87,3 +87,18 @@ def test_a_peak_of_a_cell_that_died_is_a_bound(build, compared, died, values, re
     change_cells(build, lambda index, cell: cell.update(verdict="panic" if cell["arm"] in died else "ok"))
     row = peaks.table(compared(build)).rows[0]
     assert (row.values, row.reductions) == (values, [reduction])
+
+
+def test_peaks_of_a_repeat_stand_beside_each_other(new_run, compared):
+    """The first repeat of one arm was cut off: its second is none the less compared with the other's second."""
+    path = new_run(repeats=2)
+
+    def change(index, cell):
+        cell["options"] = {"build-load": {"sample_s": 5}}
+        size = {("before", 2): 3000, ("after", 1): 1000, ("after", 2): 2000}.get((cell["arm"], cell["repeat"]), 0)
+        cell["metrics"] |= {name: size for name in PEAKS}
+        cell.update(verdict="ok", interrupted=not size)
+
+    change_cells(path, change)
+    rows = [row for row in peaks.table(compared(path)).rows if row.label == "kernel memory of the group"]
+    assert [(row.repeat, row.values) for row in rows] == [("1", ["\u2013", "1,000"]), ("2", ["3,000", "2,000"])]
