@@ -35,6 +35,7 @@ NEIGHBOURS = 6  # other events named in a hover label
 TOP_CACHES = 12
 BAR_ARMS = 6
 FIGURE_POINTS = 120_000  # of the curves of one figure, where there are many
+LONGEST_S = 1e12  # more than a clock can say; an axis of damaged times must still be one
 GAP_S = 1.5  # slabinfo stands still for a second, and a sample late, before anything is missing
 RATE_WINDOW_S = 0.5
 PAGE_MIB = 4096 / 2**20  # what pswpin and pswpout count, on all machines that we boot
@@ -414,7 +415,8 @@ def drawn_events(cell: Cell) -> list[Event]:
 def time_range(comparison: Comparison, lanes: list[tuple[Column, Cell]]) -> tuple[float, float]:
     times = [t for _, cell in lanes for series in cell.samples.series.values() for t in (min(series.t), max(series.t))]
     times += [event.t for _, cell in lanes for event in drawn_events(cell)]
-    return (min(times), max(times)) if times else (0.0, 1.0)
+    low, high = (min(times), max(times)) if times else (0.0, 1.0)
+    return _within(low, high, (-LONGEST_S, LONGEST_S))
 
 
 def _symbol(event: Event) -> str:

@@ -69,6 +69,11 @@ def test_without_workloads_all_is_as_before(pair, compared):
     assert "active:" not in page and "Bars along the top" not in page
 
 
+def test_an_axis_of_damaged_times_has_ends(with_events):
+    low, high = charts.time_axis(with_events({"kind": "panic", "t": -1e308}, {"kind": "panic", "t": 1e308}), 0)["range"]
+    assert -1e13 < low < high < 1e13
+
+
 def test_longer_than_a_float_can_tell_is_no_bar(with_events):
     assert bars(with_events(load("begin", "a", -1e308), load("end", "a", 1e308), {"kind": "panic", "t": 9})) == []
 
