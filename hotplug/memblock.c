@@ -23,7 +23,8 @@
  * emulation, beside another guest.
  */
 #define KILL_MS	    60000
-#define STACK_LOOKS 20 /* of 10 ms: of a task that runs the stack cannot always be read */
+#define ALONE_MS    500 /* past its bound, when nobody has ended it */
+#define STACK_LOOKS 20	/* of 10 ms: of a task that runs the stack cannot always be read */
 
 static int read_hex(const char *path, uint64_t *value)
 {
@@ -166,7 +167,18 @@ static bool count_pages(uint64_t *migrated, uint64_t *failed)
 	       sysfile_read_key("/proc/vmstat", "pgmigrate_fail", failed) == 0;
 }
 
-struct memblock_try memblock_begin(const char *root, unsigned id, const char *state)
+/* A timer of the kernel's, which needs nobody's memory and no processor time of ours. */
+static void die_after(int64_t ns)
+{
+	struct sigevent kill = { .sigev_notify = SIGEV_SIGNAL, .sigev_signo = SIGKILL };
+	struct itimerspec when = { .it_value = { .tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S } };
+	timer_t timer;
+
+	if (timer_create(CLOCK_MONOTONIC, &kill, &timer) == 0)
+		timer_settime(timer, 0, &when, NULL);
+}
+
+struct memblock_try memblock_begin(const char *root, unsigned id, const char *state, int64_t bound_ns)
 {
 	struct memblock_try t = { .root = root, .state = state, .id = id, .begin_ns = clock_ns() };
 	pid_t parent = getpid();
@@ -178,6 +190,8 @@ struct memblock_try memblock_begin(const char *root, unsigned id, const char *st
 	if (t.pid == 0) {
 		spawn_die_with(parent);
 		prctl(PR_SET_NAME, "hr-offline");
+		if (bound_ns)
+			die_after(bound_ns + ALONE_MS * NS_PER_MS);
 		_exit(-sysfile_write(path, state));
 	}
 	if (t.pid < 0)
@@ -213,6 +227,7 @@ bool memblock_ended(struct memblock_try *t, int64_t until_ns)
 	if (!spawn_wait_until(t->pid, until_ns, &status))
 		return false;
 	finish(t, status);
+	t->ended = t->err == -EINTR && WIFSIGNALED(status);
 	return true;
 }
 
@@ -248,7 +263,7 @@ void memblock_kill(struct memblock_try *t)
 struct memblock_try memblock_write(const char *root, unsigned id, const char *state, int64_t bound_ns,
 				   int64_t deadline_ns)
 {
-	struct memblock_try t = memblock_begin(root, id, state);
+	struct memblock_try t = memblock_begin(root, id, state, bound_ns);
 	int64_t until = bound_ns && t.begin_ns + bound_ns < deadline_ns ? t.begin_ns + bound_ns : deadline_ns;
 
 	if (t.pid > 0 && !memblock_ended(&t, until))

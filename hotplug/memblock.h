@@ -57,8 +57,16 @@ struct memblock_try {
 	uint64_t failed;   /* attempts (pgmigrate_fail) */
 };
 
-/* Begin to write `state` into the block's file, in a child. -errno in .err when there is none. */
-struct memblock_try memblock_begin(const char *root, unsigned id, const char *state);
+/*
+ * Begin to write `state` into the block's file, in a child. -errno in .err when there is none. bound_ns: after which it
+ * is to be ended; whoever began it does that (memblock_kill()), and where he cannot, the child does it by itself a
+ * moment later. 0: no bound.
+ *
+ * For he may not come to it: an offline takes thousands of pages off the LRU lists before it moves them, and while more
+ * are away than are left on the inactive list, everybody who needs memory waits (too_many_isolated(), mm/vmscan.c), the
+ * offline for the pages that it moves them to, and who looks after it as well. On 6.1 that stood for two minutes.
+ */
+struct memblock_try memblock_begin(const char *root, unsigned id, const char *state, int64_t bound_ns);
 /* Has it come back? Waits until `until_ns` (CLOCK_MONOTONIC). Then the rest of *t is filled in. */
 bool memblock_ended(struct memblock_try *t, int64_t until_ns);
 /*

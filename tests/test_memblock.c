@@ -158,6 +158,21 @@ static void a_write_that_does_not_come_back_is_ended(void **state)
 	close(fd);
 }
 
+/* Who began it may hang himself. */
+static void one_that_nobody_ends_ends_by_itself(void **state)
+{
+	struct memblock_try t;
+	int fd;
+
+	(void)state;
+	block(5, "5\n", "online\n", "Movable\n");
+	fd = lease(5);
+	t = memblock_begin(root, 5, "offline", 100 * NS_PER_MS);
+	assert_true(memblock_ended(&t, clock_ns() + 10 * NS_PER_S));
+	assert_true(t.err == -EINTR && t.ended && t.took_ns >= 100 * NS_PER_MS);
+	close(fd);
+}
+
 /* The kernel may be through with it before it looks for the signal. */
 static void one_that_was_ended_too_late_has_gone(void **state)
 {
@@ -182,6 +197,7 @@ int main(void)
 		cmocka_unit_test_setup_teardown(what_is_damaged_is_no_block, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_says_what_the_kernel_said, setup, teardown),
 		cmocka_unit_test_setup_teardown(a_write_that_does_not_come_back_is_ended, setup, teardown),
+		cmocka_unit_test_setup_teardown(one_that_nobody_ends_ends_by_itself, setup, teardown),
 		cmocka_unit_test_setup_teardown(one_that_was_ended_too_late_has_gone, setup, teardown),
 	};
 

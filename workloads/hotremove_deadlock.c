@@ -326,7 +326,7 @@ static int start_all(struct scene *s)
 		return err;
 	clock_sleep_ms(SETTLE_MS);
 	cell_event("offline-begin", "memory%u", s->block);
-	s->offline = memblock_begin(MEMBLOCK_ROOT, s->block, "offline");
+	s->offline = memblock_begin(MEMBLOCK_ROOT, s->block, "offline", 0);
 	if (s->offline.pid < 0)
 		return s->offline.err;
 	if (s->o->variant == VARIANT_SUPERVISOR) {

@@ -187,8 +187,9 @@ static void add_deadlock(struct jsonw *j, const void *arg)
 /* *cut: it was ended because the load was over, before its bound. */
 static struct memblock_try watched_try(struct offline *a, unsigned id, bool *cut)
 {
-	struct memblock_try t = memblock_begin(MEMBLOCK_ROOT, id, "offline");
-	int64_t bound = t.begin_ns + (int64_t)a->o->bound_ms * NS_PER_MS;
+	int64_t bound_ns = (int64_t)a->o->bound_ms * NS_PER_MS;
+	struct memblock_try t = memblock_begin(MEMBLOCK_ROOT, id, "offline", bound_ns);
+	int64_t bound = t.begin_ns + bound_ns;
 	int64_t until = a->o->bound_ms && bound < a->end_ns ? bound : a->end_ns;
 	char words[1024];
 
