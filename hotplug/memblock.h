@@ -50,11 +50,11 @@ struct memblock_try {
 	bool ended;		/* at the bound, by us */
 	bool hangs;		/* and did not even end then */
 	char where[STACK_NAME]; /* the part of the offline that it was in when it was to be ended; empty: not known */
-	int64_t begin_ns;
-	int64_t took_ns;   /* until the write came back, or was given up */
-	bool counted;	   /* these two could be read: */
-	uint64_t migrated; /* pages, all over the machine meanwhile (pgmigrate_success) */
-	uint64_t failed;   /* attempts (pgmigrate_fail) */
+	int64_t begin_ns, bound_ns; /* as given */
+	int64_t took_ns;	    /* until the write came back, or was given up */
+	bool counted;		    /* these two could be read: */
+	uint64_t migrated;	    /* pages, all over the machine meanwhile (pgmigrate_success) */
+	uint64_t failed;	    /* attempts (pgmigrate_fail) */
 };
 
 /*
