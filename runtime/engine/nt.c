@@ -1,0 +1,41 @@
+// SPDX-License-Identifier: MIT
+#include "engine/nt.h"
+
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __SSE2__
+#include <emmintrin.h>
+
+/* Below it the copy is likely to be read from the cache by somebody, and a fence costs as much as it gains. */
+#define NT_MIN	   16384
+#define LINE_BYTES 64
+
+void nt_copy(void *to, const void *from, size_t len)
+{
+	char *t = to;
+	const char *f = from;
+	size_t lines = len / LINE_BYTES;
+
+	if (len < NT_MIN || (uintptr_t)t % sizeof(__m128i)) {
+		memcpy(to, from, len);
+		return;
+	}
+	for (; lines; lines--, t += LINE_BYTES, f += LINE_BYTES) {
+		__m128i a = _mm_loadu_si128((const __m128i *)f), b = _mm_loadu_si128((const __m128i *)(f + 16));
+		__m128i c = _mm_loadu_si128((const __m128i *)(f + 32)), d = _mm_loadu_si128((const __m128i *)(f + 48));
+
+		_mm_stream_si128((__m128i *)t, a);
+		_mm_stream_si128((__m128i *)(t + 16), b);
+		_mm_stream_si128((__m128i *)(t + 32), c);
+		_mm_stream_si128((__m128i *)(t + 48), d);
+	}
+	_mm_sfence();
+	memcpy(t, f, len % LINE_BYTES);
+}
+#else
+void nt_copy(void *to, const void *from, size_t len)
+{
+	memcpy(to, from, len);
+}
+#endif
