@@ -710,12 +710,12 @@ static bool all_copied(struct snap *s, struct snap_req *r, uint32_t first, uint3
 	if (last - first >= WINDOW)
 		last = first + WINDOW - 1;
 	for (uint32_t chunk = first; s->live && chunk <= last; chunk++) {
-		uint32_t lack = stores_that_lack(s, chunk);
-		struct pending *p;
+		/* Asked first: a store has it in its table before the commit of it has ended. */
+		struct pending *p = s->count.in_progress ? find_pending(s, chunk) : NULL;
+		uint32_t lack = p ? p->lack : stores_that_lack(s, chunk);
 
 		if (!lack)
 			continue;
-		p = find_pending(s, chunk);
 		if (!p && gate_is_closed(s)) {
 			if (wait_for)
 				break;
