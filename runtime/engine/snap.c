@@ -942,6 +942,10 @@ static void merge_save(struct snap *s)
 	struct merge *m = &s->merge;
 	struct snap_req *reader;
 
+	if (s->holds) {
+		TAILQ_INSERT_TAIL(&s->held, &m->req, at);
+		return;
+	}
 	if (!all_copied(s, &m->req, m->chunk, m->chunk + m->n - 1))
 		return;
 	reader = reader_of(s, (uint64_t)m->chunk << s->chunk_shift, m->n << s->chunk_shift);
