@@ -9,10 +9,10 @@
 #include <stdlib.h>
 #include <string.h>
 
-#define ENTRIES 256 /* of a target's 192 requests and the poll all have a place */
+#define ENTRIES 256 /* of the submission queue: the 192 requests of one target, and the poll, in one go */
 /*
- * How often a transfer is tried again that moves nothing: as mm/mempool.c and the block layer have it, EAGAIN is a
- * shortage that passes, but one that does not must be told some day.
+ * How often a transfer is tried again that moves nothing. EAGAIN is a shortage that passes, so it is many; one that
+ * does not pass must be told some day.
  */
 #define TRIES 1000
 
@@ -266,9 +266,9 @@ static bool can_start(const struct io_loop *l)
 {
 	const struct target *t;
 
-	TAILQ_FOREACH(t, &l->hungry, at)
-	if (t->inflight < t->limit)
-		return true;
+	TAILQ_FOREACH (t, &l->hungry, at)
+		if (t->inflight < t->limit)
+			return true;
 	return false;
 }
 

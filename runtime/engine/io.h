@@ -88,7 +88,8 @@ struct target {
 enum { TARGET_READ = 0, TARGET_WRITE = 1, TARGET_CREATE = 2, TARGET_EXCLUSIVE = 4 };
 
 /*
- * Open a file or a block device (TARGET_*: to write, make it if it is not there, claim the device for us alone).
+ * Open a file or a block device (TARGET_*: to write, make it if it is not there, claim the device for us alone; a file
+ * that is to be made and claimed must not be there).
  * `back`: TARGET_AUTO, or the one to take. TARGET_MAP allocates all blocks of a file that is written (fallocate) and
  * brings them in. -ENOTBLK: neither a regular file nor a block device; -EINVAL: it cannot have that back end.
  */

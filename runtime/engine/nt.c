@@ -7,7 +7,7 @@
 #ifdef __SSE2__
 #include <emmintrin.h>
 
-/* Below it the copy is likely to be read from the cache by somebody, and a fence costs as much as it gains. */
+/* Ours, and not measured yet: smaller copies are likely to be read from the cache soon. */
 #define NT_MIN	   16384
 #define LINE_BYTES 64
 

@@ -10,7 +10,7 @@
 #include <string.h>
 
 #define FILES	 64 /* places in the table; what finds none goes by its descriptor */
-#define CQ_TIMES 4  /* completions are reaped every round, so they never come near it */
+#define CQ_TIMES 4  /* completions beyond it are kept by the kernel (IORING_FEAT_NODROP), at some cost */
 
 struct ring {
 	struct io_uring uring;
@@ -50,7 +50,7 @@ int ring_open(unsigned entries, struct ring **ring)
 		free(r);
 		return err;
 	}
-	/* Not before 5.10, or forbidden to be locked: it goes without. */
+	/* The one since 5.18, the other since 5.19: before, it goes without. */
 	io_uring_register_ring_fd(&r->uring);
 	r->has_files = io_uring_register_files_sparse(&r->uring, FILES) == 0;
 	*ring = r;
@@ -154,8 +154,7 @@ static unsigned reap(struct ring *r)
 	struct io_uring_cqe *cqe;
 	unsigned head, n = 0;
 
-	io_uring_for_each_cqe(&r->uring, head, cqe)
-	{
+	io_uring_for_each_cqe (&r->uring, head, cqe) {
 		struct io *io = io_uring_cqe_get_data(cqe);
 
 		n++;

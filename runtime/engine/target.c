@@ -34,7 +34,11 @@ static int map_start(struct target *t, struct io *io)
 		memcpy(part.data, t->map + part.offset, part.len);
 	else if (io->op == IO_WRITE)
 		memcpy(t->map + part.offset, part.data, part.len);
-	io_result(io, io->op == IO_WRITE && !part.len ? -ENOSPC : (int64_t)part.len);
+	/* For tmpfs there is nothing to do, and it says so at once; another file system has to write the pages. */
+	if ((io->op == IO_FLUSH || io->durable) && fdatasync(t->fd) < 0)
+		io_result(io, -errno);
+	else
+		io_result(io, io->op == IO_WRITE && !part.len ? -ENOSPC : (int64_t)part.len);
 	return 0;
 }
 
@@ -241,9 +245,14 @@ static int open_plain(struct target *t, const char *path, unsigned flags, enum t
 
 int target_open(struct io_loop *loop, const char *path, unsigned flags, enum target_back back, struct target **target)
 {
-	struct target *t = new_target(loop, &sync_ops, TARGET_SYNC);
+	struct target *t;
+	struct stat st;
 	int err = 1;
 
+	/* Before it is opened, because that of a FIFO would wait for somebody to write. */
+	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
+		return -ENOTBLK;
+	t = new_target(loop, &sync_ops, TARGET_SYNC);
 	if (!t)
 		return -ENOMEM;
 	if (back == TARGET_AUTO || back == TARGET_URING)
