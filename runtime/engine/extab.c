@@ -9,9 +9,15 @@ struct extab_entry {
 	uint32_t slot;
 };
 
-/* At most this part of the places is taken: linear probing looks at 2.5 of them then when there is nothing to find. */
+/*
+ * At most this part of the places is taken: linear probing looks at 2 of them then for what is there, at 5 for what is
+ * not (Knuth, The Art of Computer Programming 3, 6.4).
+ */
 #define LOAD_NUMERATOR	 2
 #define LOAD_DENOMINATOR 3
+
+#define GROUP_BITS 3 /* eight entries of 8 bytes: a line of the cache */
+#define GROUP	   (1U << GROUP_BITS)
 
 int extab_open(struct extab *t, uint64_t max)
 {
@@ -26,6 +32,7 @@ int extab_open(struct extab *t, uint64_t max)
 	if (t->entries == MAP_FAILED)
 		return -ENOMEM;
 	t->mask = (uint32_t)(size - 1);
+	t->shift = 32 - (unsigned)__builtin_ctzll(size / GROUP);
 	t->n = 0;
 	t->max = max;
 	return 0;
@@ -33,7 +40,7 @@ int extab_open(struct extab *t, uint64_t max)
 
 size_t extab_bytes(const struct extab *t)
 {
-	return ((size_t)t->mask + 1) * sizeof(*t->entries);
+	return t->entries ? ((size_t)t->mask + 1) * sizeof(*t->entries) : 0;
 }
 
 void extab_close(struct extab *t)
@@ -43,11 +50,13 @@ void extab_close(struct extab *t)
 	t->entries = NULL;
 }
 
-/* Neighbours lie in one line of the cache, and strides of a power of two do not meet. */
+/*
+ * Neighbours lie in one line of the cache. Their groups are spread by Fibonacci hashing (Knuth, ibid.), whose high bits
+ * are the good ones: the low bits of chunks a power of two apart are all the same.
+ */
 static uint32_t home(const struct extab *t, uint32_t chunk)
 {
-	/* Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4) of groups of eight. */
-	return (((chunk >> 3) * 2654435769U) >> 3 << 3 | (chunk & 7)) & t->mask;
+	return (chunk / GROUP * 2654435769U) >> t->shift << GROUP_BITS | (chunk & (GROUP - 1));
 }
 
 static struct extab_entry *look(const struct extab *t, uint32_t chunk)
@@ -102,4 +111,17 @@ bool extab_remove(struct extab *t, uint32_t chunk)
 	t->entries[hole] = (struct extab_entry){ 0 };
 	t->n--;
 	return true;
+}
+
+uint32_t extab_farthest(const struct extab *t)
+{
+	uint32_t farthest = 0;
+
+	for (uint32_t at = 0; at <= t->mask; at++) {
+		uint32_t away = t->entries[at].key ? (at - home(t, t->entries[at].key - 1)) & t->mask : 0;
+
+		if (away > farthest)
+			farthest = away;
+	}
+	return farthest;
 }

@@ -15,6 +15,7 @@
 struct extab {
 	struct extab_entry *entries;
 	uint32_t mask;
+	unsigned shift; /* of a hash, to the number of a group */
 	uint64_t n, max;
 };
 
@@ -33,5 +34,7 @@ int extab_add(struct extab *t, uint32_t chunk, uint32_t slot);
 /* False: there was none. */
 bool extab_remove(struct extab *t, uint32_t chunk);
 size_t extab_bytes(const struct extab *t);
+/* How far from its place the entry is that is the farthest from it. Looks at all of them. */
+uint32_t extab_farthest(const struct extab *t);
 
 #endif
