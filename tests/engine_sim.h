@@ -50,7 +50,8 @@ struct sim_disk {
 	struct sim_io ios[256];
 	size_t n_ios;
 	uint64_t ended;
-	int fail; /* -errno of all requests from now on */
+	int fail;  /* -errno of all requests from now on */
+	bool mute; /* nothing ends */
 };
 
 struct sim {
@@ -159,7 +160,7 @@ static inline void sim_step(void *arg)
 
 	for (size_t i = 0; i < SIM_MAX; i++) {
 		struct sim_disk *d = &s->disks[i];
-		size_t n = d->target && d->n_ios ? sim_random(&s->random) % (d->n_ios + 1) : 0;
+		size_t n = d->target && d->n_ios && !d->mute ? sim_random(&s->random) % (d->n_ios + 1) : 0;
 
 		while (n--)
 			sim_end_one(s, d);

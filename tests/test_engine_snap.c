@@ -681,6 +681,147 @@ static void one_seed(uint64_t seed)
 	free(t);
 }
 
+/* --- Devices that do not answer --- */
+
+#define SHORT_MS 50
+#define CHUNKS	 16
+
+struct mute {
+	struct sim sim;
+	struct copy_client *copy;
+	struct target *origin;
+	struct snap *snap;
+	struct whole write;
+	char data[EXSTORE_MIN_CHUNK];
+};
+
+static int64_t soon(void)
+{
+	return clock_ns() + SHORT_MS * NS_PER_MS;
+}
+
+static int mute_setup(void **state)
+{
+	struct mute *m = calloc(1, sizeof(*m));
+	struct snap_opts opts;
+
+	assert_non_null(m);
+	snap_opts_default(&opts);
+	sim_open(&m->sim, 1, NULL, NULL);
+	assert_int_equal(copy_client_open(m->sim.loop, &(struct copy_opts){ .staging_bytes = 1 << 20 }, &m->copy), 0);
+	m->origin = sim_disk(&m->sim, CHUNKS * EXSTORE_MIN_CHUNK, NULL);
+	assert_int_equal(snap_open(m->sim.loop, m->copy, m->origin, &opts, &m->snap), 0);
+	*state = m;
+	return 0;
+}
+
+static int mute_teardown(void **state)
+{
+	struct mute *m = *state;
+
+	assert_int_equal(snap_close(m->snap, deadline()), 0);
+	copy_client_close(m->copy);
+	target_close(m->origin);
+	sim_close(&m->sim);
+	free(m);
+	return 0;
+}
+
+static int make_store(struct mute *m, struct sim_disk **disk, bool answers)
+{
+	struct target *t = sim_disk(&m->sim, 2 * CHUNKS * EXSTORE_MIN_CHUNK, NULL);
+	int n;
+
+	*disk = t->own;
+	(*disk)->mute = !answers;
+	n = snap_create(m->snap, t, &(struct snap_store_opts){ .persistent = true }, answers ? deadline() : soon());
+	if (n < 0 && n != -EINPROGRESS)
+		target_close(t);
+	return n;
+}
+
+static void submit_write(struct mute *m)
+{
+	m->write = (struct whole){ .r = { .op = IO_WRITE,
+					  .store = SNAP_ORIGIN,
+					  .data = m->data,
+					  .len = sizeof(m->data),
+					  .done = whole_read,
+					  .owner = &m->write } };
+	snap_submit(m->snap, &m->write.r);
+}
+
+static bool ends_until(struct mute *m, int64_t until)
+{
+	while (!m->write.ended && clock_ns() < until)
+		assert_int_equal(snap_run(m->snap, until), 0);
+	return m->write.ended;
+}
+
+static void a_store_that_does_not_answer_stays_invalid_until_it_is_deleted(void **state)
+{
+	struct mute *m = *state;
+	struct sim_disk *disk;
+	struct snap_info info;
+
+	assert_int_equal(make_store(m, &disk, false), -EINPROGRESS);
+	assert_int_equal(snap_store_info(m->snap, 0, &info), 0);
+	assert_false(info.valid);
+	submit_write(m);
+	assert_true(ends_until(m, deadline()));
+	assert_int_equal(snap_delete(m->snap, 0, soon()), -ETIMEDOUT);
+	disk->mute = false;
+	assert_int_equal(snap_delete(m->snap, 0, deadline()), 0);
+	assert_int_equal(snap_store_info(m->snap, 0, &info), -ENOENT);
+}
+
+static void writes_wait_for_a_deletion_that_goes_on(void **state)
+{
+	struct mute *m = *state;
+	struct sim_disk *disk;
+	struct snap_info info;
+
+	assert_int_equal(make_store(m, &disk, true), 0);
+	disk->mute = true;
+	assert_int_equal(snap_delete(m->snap, 0, soon()), -ETIMEDOUT);
+	assert_int_equal(snap_delete(m->snap, 0, soon()), -EBUSY);
+	submit_write(m);
+	assert_false(ends_until(m, soon()));
+	disk->mute = false;
+	assert_true(ends_until(m, deadline()));
+	assert_int_equal(m->write.r.err, 0);
+	assert_int_equal(snap_store_info(m->snap, 0, &info), -ENOENT);
+}
+
+static void a_deletion_that_cannot_be_written_leaves_the_snapshot(void **state)
+{
+	struct mute *m = *state;
+	struct sim_disk *disk;
+	struct snap_info info;
+
+	assert_int_equal(make_store(m, &disk, true), 0);
+	disk->fail = -EIO;
+	assert_int_equal(snap_delete(m->snap, 0, deadline()), -EIO);
+	assert_int_equal(snap_store_info(m->snap, 0, &info), 0);
+	assert_true(info.valid);
+	disk->fail = 0;
+	assert_int_equal(snap_delete(m->snap, 0, deadline()), 0);
+}
+
+static void an_origin_that_does_not_answer_gets_no_snapshot_yet(void **state)
+{
+	struct mute *m = *state;
+	struct sim_disk *disk, *origin = m->origin->own;
+
+	origin->mute = true;
+	assert_int_equal(make_store(m, &disk, false), -ETIMEDOUT);
+	assert_int_equal(make_store(m, &disk, false), -EBUSY);
+	origin->mute = false;
+	submit_write(m);
+	assert_true(ends_until(m, deadline()));
+	assert_int_equal(make_store(m, &disk, true), 0);
+}
+
 static uint64_t from_environment(const char *name, uint64_t otherwise)
 {
 	const char *text = getenv(name);
@@ -701,6 +842,13 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_done_in_any_order_is_what_the_model_says_also_after_a_power_cut),
+		cmocka_unit_test_setup_teardown(a_store_that_does_not_answer_stays_invalid_until_it_is_deleted,
+						mute_setup, mute_teardown),
+		cmocka_unit_test_setup_teardown(writes_wait_for_a_deletion_that_goes_on, mute_setup, mute_teardown),
+		cmocka_unit_test_setup_teardown(a_deletion_that_cannot_be_written_leaves_the_snapshot, mute_setup,
+						mute_teardown),
+		cmocka_unit_test_setup_teardown(an_origin_that_does_not_answer_gets_no_snapshot_yet, mute_setup,
+						mute_teardown),
 	};
 
 	return cmocka_run_group_tests(tests, NULL, NULL);

@@ -166,7 +166,7 @@ void copy_set_throttle(struct copy_client *c, unsigned pct)
 	c->throttle_pct = pct && pct < 100 ? pct : 100;
 }
 
-/* --- Steps: below 0 the job has failed, 0 it has moved on, above 0 not now --- */
+/* --- Steps: 0: it has moved on, above 0: not now --- */
 
 /* More of the job than its parts have? */
 static bool has_more(const struct copy_job *job)
@@ -382,7 +382,8 @@ static void run_complete(struct copy_client *c, struct copy_job *job)
 
 /* --- The lists --- */
 
-static void process_complete(struct copy_client *c)
+/* Was there one? */
+static bool process_complete(struct copy_client *c)
 {
 	struct copy_job *job;
 	uint64_t n = 0;
@@ -395,9 +396,10 @@ static void process_complete(struct copy_client *c)
 		run_complete(c, job);
 	}
 	if (!n)
-		return;
+		return false;
 	counter_max(&c->count.run_max, n);
 	counter_max(&c->count.run_ns_max, (uint64_t)(clock_ns() - begin));
+	return true;
 }
 
 static void process_pages(struct copy_client *c)
@@ -434,12 +436,14 @@ static void process_io(struct copy_client *c)
 
 bool copy_work(struct copy_client *c)
 {
+	bool called;
+
 	/* Once: a callback that makes another one is not served before the copies had their turn. */
 	TAILQ_CONCAT(&c->complete, &c->callback, at);
-	process_complete(c);
+	called = process_complete(c);
 	process_pages(c);
 	process_io(c);
-	return !TAILQ_EMPTY(&c->callback) || !TAILQ_EMPTY(&c->complete);
+	return called || !TAILQ_EMPTY(&c->callback) || !TAILQ_EMPTY(&c->complete);
 }
 
 int64_t copy_next_ns(const struct copy_client *c)

@@ -11,8 +11,9 @@
  * and its parts are in the list `io`, each to be read or to be written, or in flight. One call of copy_work() goes
  * through callback, complete, pages and io in this order: what completes frees memory for what waits for it.
  *
- * Memory: parts are taken when the client is made. When they run out, jobs wait at the head of `pages`; a part of its
- * own for the reserve makes sure that one can always go on. All calls, and all callbacks, are of the loop's one thread.
+ * Memory: parts are taken when the client is made. When they run out, jobs wait at the head of `pages`; a
+ * job that has one needs nothing else to come to the end of it and give it back. All calls, and all callbacks, are of
+ * the loop's one thread.
  */
 #ifndef HEADROOM_ENGINE_COPY_H
 #define HEADROOM_ENGINE_COPY_H
@@ -38,7 +39,7 @@ struct copy_opts {
 	unsigned split;
 	/* Percent of time in which there may be I/O in flight; 100: no throttle. 0 is read as 100. */
 	unsigned throttle_pct;
-	/* Off: a callback's job is completed in the same run, however many follow it (dm-kcopyd before 5.0). */
+	/* As dm-kcopyd before 5.0: what callbacks finish is called in the same run, however much follows from it. */
 	bool no_callback_split;
 };
 
@@ -100,7 +101,7 @@ void copy_set_throttle(struct copy_client *c, unsigned pct);
 void copy_submit(struct copy_client *c, struct copy_job *job);
 /* Have done() called in turn with the others, although nothing is copied: also from other callbacks. */
 void copy_do_callback(struct copy_client *c, struct copy_job *job);
-/* Do what can be done now. True: it is worth to be called again at once. */
+/* Do what can be done now. True: it called back, or can at once: who waits for I/O first might wait for nothing. */
 bool copy_work(struct copy_client *c);
 /* When the throttle lets go on (CLOCK_MONOTONIC); INT64_MAX: nothing waits for it. */
 int64_t copy_next_ns(const struct copy_client *c);

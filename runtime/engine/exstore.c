@@ -127,7 +127,9 @@ static int lay_out(struct exstore *x, uint32_t chunk_bytes)
 {
 	uint64_t slots;
 
-	if (chunk_bytes < EXSTORE_MIN_CHUNK || chunk_bytes > EXSTORE_MAX_CHUNK || chunk_bytes & (chunk_bytes - 1))
+	/* The header is written in a block of ALIGN. */
+	if (chunk_bytes < EXSTORE_MIN_CHUNK || chunk_bytes > EXSTORE_MAX_CHUNK || chunk_bytes & (chunk_bytes - 1) ||
+	    x->target->block > ALIGN)
 		return -EINVAL;
 	x->chunk_bytes = chunk_bytes;
 	x->chunks = x->target->size / chunk_bytes;
@@ -259,8 +261,7 @@ int exstore_make(struct exstore *x, struct io_loop *loop, struct target *t, cons
 		err = lay_out(x, opts->chunk_bytes);
 	if (!err && x->persistent)
 		err = format(x, deadline_ns);
-	x->busy = false;
-	if (err)
+	if (err && !x->busy)
 		exstore_close(x);
 	return err;
 }
@@ -320,7 +321,9 @@ int exstore_open(struct exstore *x, struct io_loop *loop, struct target *t, cons
 	x->persistent = true;
 	if (!err)
 		err = read_header(x, &chunk_bytes, deadline_ns);
-	if (!err && lay_out(x, chunk_bytes))
+	if (!err)
+		err = lay_out(x, chunk_bytes);
+	if (err == -EINVAL || err == -ENOSPC)
 		err = -EBADMSG;
 	if (!err && x->origin_bytes && x->origin_bytes != opts->origin_bytes)
 		err = -EBADMSG;
@@ -328,11 +331,10 @@ int exstore_open(struct exstore *x, struct io_loop *loop, struct target *t, cons
 		origin_chunks = (opts->origin_bytes + chunk_bytes - 1) / chunk_bytes;
 		err = take_areas(x, origin_chunks < EXTAB_MAX_CHUNK ? origin_chunks : EXTAB_MAX_CHUNK, deadline_ns);
 	}
-	x->busy = false;
 	x->next_slot = err ? 0 : slot_from(x, x->next_slot);
 	x->given = x->table.n;
 	x->dirty_from = x->area_n;
-	if (err)
+	if (err && !x->busy)
 		exstore_close(x);
 	return err;
 }

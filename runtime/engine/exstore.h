@@ -70,7 +70,9 @@ struct exstore_opts {
 
 /*
  * Make an empty store of all of the target; what it held is lost. Waits for the writes until the deadline. 0, -EINVAL:
- * no such chunk size; -ENOSPC: no room for a single chunk; -EFBIG: more than 2^31 chunks; or -errno of a write.
+ * no such chunk size, or the target's blocks are too large; -ENOSPC: no room for a single chunk; -EFBIG: more than 2^31
+ * chunks; or -errno of a write. Where it was not to be waited for (-ETIMEDOUT, or an error of the loop) the request
+ * goes on: `busy` says so, and the store is to be closed when it has ended. Else an error leaves nothing behind.
  */
 int exstore_make(struct exstore *x, struct io_loop *loop, struct target *t, const struct exstore_opts *opts,
 		 int64_t deadline_ns);

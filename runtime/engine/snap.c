@@ -11,9 +11,12 @@
 
 /* drivers/md/dm-snap.c: DEFAULT_COW_THRESHOLD. */
 #define COW_THRESHOLD 2048
-#define GATHER_JOBS   8
-#define BATCHES	      64   /* taken when it is opened; each has up to COPY_MAX_PIECES chunks */
-#define BUCKETS	      8192 /* of chunks being copied: four times the default threshold */
+/* Ours, and not measured yet: batches in flight from which on chunks gather; batches, of up to COPY_MAX_PIECES chunks.
+ */
+#define GATHER_JOBS 8
+#define BATCHES	    64
+#define BUCKET_BITS 13 /* of chunks being copied: four times the default threshold */
+#define BUCKETS	    (1U << BUCKET_BITS)
 /* Chunks that one request may have in flight ahead of the one it waits for. */
 #define WINDOW COPY_MAX_PIECES
 
@@ -52,8 +55,7 @@ enum store_state {
 	STORE_DYING, /* its header is to say that it is invalid */
 	STORE_INVALID,
 	STORE_MERGING,	/* it is what the origin looks like; nobody can read it by itself */
-	STORE_DELETING, /* its header is being wiped */
-	STORE_DELETED,
+	STORE_DELETING, /* its header is being wiped; writes are held until it is */
 };
 
 struct store {
@@ -65,7 +67,7 @@ struct store {
 	unsigned committing;	   /* how many of them the commit that goes on has */
 	unsigned users;		   /* reads of the snapshot, and copies into it */
 	bool mark_waits;	   /* it is dying, and a commit has to end before its header can say so */
-	int err;		   /* of the wipe */
+	enum store_state was;	   /* before it was to be deleted */
 };
 
 /*
@@ -123,6 +125,9 @@ struct snap {
 	uint64_t origin_writes;	 /* at the origin */
 	uint64_t requests;	 /* not told yet */
 	struct merge merge;
+	struct io flush; /* of the origin, before a snapshot is made */
+	bool flushing;
+	int delete_err; /* of the deletion that ended last */
 	uint64_t memory;
 	struct snap_counters count;
 };
@@ -176,7 +181,8 @@ static void go_on_all(struct snap *s, struct req_list *waiters)
 
 static struct pending **bucket(struct snap *s, uint32_t chunk)
 {
-	return &s->buckets[(chunk * 2654435769U) >> 7 & (BUCKETS - 1)];
+	/* Fibonacci hashing (Knuth, The Art of Computer Programming 3, 6.4): the high bits are the good ones. */
+	return &s->buckets[(chunk * 2654435769U) >> (32 - BUCKET_BITS)];
 }
 
 static struct pending *find_pending(struct snap *s, uint32_t chunk)
@@ -313,8 +319,7 @@ static void commit_what_is_copied(struct store *st)
 
 	if (st->state != STORE_LIVE || st->x.busy || st->committing)
 		return;
-	TAILQ_FOREACH(b, &st->batches, store[st->number].at)
-	{
+	TAILQ_FOREACH (b, &st->batches, store[st->number].at) {
 		/* cppcheck-suppress uninitvar ; it does not see that the list's head is one */
 		if (!b->copied || exstore_room(&st->x) < b->n)
 			break;
@@ -346,6 +351,7 @@ static void end_commit(struct store *st)
 }
 
 static void merge_goes_on(struct snap *s, int err);
+static void end_delete(struct store *st, int err);
 
 /* Something that the exception store had to write is written. */
 static void store_changes(struct exstore *x, int err)
@@ -362,8 +368,7 @@ static void store_changes(struct exstore *x, int err)
 	} else if (st->state == STORE_MERGING) {
 		merge_goes_on(st->snap, err);
 	} else if (st->state == STORE_DELETING) {
-		st->err = err;
-		st->state = STORE_DELETED;
+		end_delete(st, err);
 	} else if (err) {
 		invalidate(st);
 	} else {
@@ -744,9 +749,9 @@ static struct snap_req *reader_of(struct snap *s, uint64_t offset, uint32_t len)
 {
 	struct snap_req *r;
 
-	TAILQ_FOREACH(r, &s->tracked, tracked_at)
-	if (r->io.offset < offset + len && r->io.offset + r->io.len > offset)
-		return r;
+	TAILQ_FOREACH (r, &s->tracked, tracked_at)
+		if (r->io.offset < offset + len && r->io.offset + r->io.len > offset)
+			return r;
 	return NULL;
 }
 
@@ -999,6 +1004,7 @@ static void merge_step(struct snap *s)
 
 static void close_store(struct store *st)
 {
+	st->snap->memory -= extab_bytes(&st->x.table);
 	exstore_close(&st->x);
 	target_close(st->x.target);
 	st->state = STORE_NONE;
@@ -1023,16 +1029,20 @@ static void merge_goes_on(struct snap *s, int err)
 
 /* --- Rounds --- */
 
-static void tell_failed(struct snap *s)
+/* Was there one? */
+static bool tell_failed(struct snap *s)
 {
 	struct req_list list = TAILQ_HEAD_INITIALIZER(list);
 	struct snap_req *r;
+	bool told = false;
 
 	TAILQ_CONCAT(&list, &s->failed, at);
 	while ((r = TAILQ_FIRST(&list))) {
 		TAILQ_REMOVE(&list, r, at);
 		finish(r, r->err);
+		told = true;
 	}
+	return told;
 }
 
 static bool has_work(const struct snap *s)
@@ -1043,15 +1053,15 @@ static bool has_work(const struct snap *s)
 
 int snap_run(struct snap *s, int64_t deadline_ns)
 {
-	bool more;
+	bool told = tell_failed(s), more;
 	int n;
 
-	form_batches(s);
-	more = copy_work(s->copy);
-	tell_failed(s);
 	open_gate(s);
 	merge_step(s);
-	if (more || has_work(s))
+	form_batches(s);
+	/* Last, so that nothing that was given to it is left lying while we wait. */
+	more = copy_work(s->copy);
+	if (told || more || has_work(s))
 		deadline_ns = 0;
 	else if (copy_next_ns(s->copy) < deadline_ns)
 		deadline_ns = copy_next_ns(s->copy);
@@ -1061,7 +1071,7 @@ int snap_run(struct snap *s, int64_t deadline_ns)
 
 bool snap_idle(const struct snap *s)
 {
-	return !s->requests && !s->count.in_progress &&
+	return !s->requests && !s->count.in_progress && !s->flushing &&
 	       (s->merge.state == MERGE_NONE || s->merge.state == MERGE_FAILED);
 }
 
@@ -1098,10 +1108,16 @@ static bool is_unused(const struct snap *s, const struct store *st)
 	return is_quiet(s, st) && !st->users && !st->x.busy && st->state != STORE_DYING;
 }
 
-static bool is_wiped(const struct snap *s, const struct store *st)
+static bool is_deleted_or_not(const struct snap *s, const struct store *st)
 {
 	(void)s;
-	return st->state == STORE_DELETED;
+	return st->state != STORE_DELETING;
+}
+
+static bool is_flushed(const struct snap *s, const struct store *st)
+{
+	(void)st;
+	return !s->flushing;
 }
 
 static bool is_marked(const struct snap *s, const struct store *st)
@@ -1118,39 +1134,58 @@ static struct store *free_store(struct snap *s)
 	return NULL;
 }
 
-static void enlist(struct snap *s, struct store *st)
+/*
+ * Take in the store that was made or opened, with this outcome. One whose device still owes an answer is kept too, as
+ * an invalid one, because its request needs it.
+ */
+static int enlist(struct snap *s, struct store *st, int err)
 {
+	if (err && !st->x.busy)
+		return err;
 	st->x.committed = store_changes;
 	st->x.owner = st;
 	TAILQ_INIT(&st->batches);
 	st->committing = st->users = 0;
-	st->state = STORE_LIVE;
+	st->mark_waits = false;
+	take_memory(s, extab_bytes(&st->x.table));
+	st->state = err ? STORE_INVALID : STORE_LIVE;
+	if (err)
+		return -EINPROGRESS;
 	s->live |= 1U << st->number;
 	if (st->x.sequence >= s->sequence)
 		s->sequence = st->x.sequence + 1;
-	take_memory(s, extab_bytes(&st->x.table));
+	return 0;
 }
 
 static void origin_flushed(struct io *io)
 {
-	io->owner = NULL;
+	struct snap *s = io->owner;
+
+	s->flushing = false;
 }
 
 static int flush_origin(struct snap *s, int64_t deadline_ns)
 {
-	struct io *io = &s->merge.io; /* nothing is merged while a snapshot is made */
 	int err;
 
-	*io = (struct io){ .target = s->origin, .op = IO_FLUSH, .owner = s, .done = origin_flushed };
-	io_start(s->loop, io);
-	while (io->owner) {
-		err = snap_run(s, deadline_ns);
-		if (err)
-			return err;
-		if (io->owner && clock_ns() >= deadline_ns)
-			return -ETIMEDOUT;
-	}
-	return io->err;
+	s->flushing = true;
+	s->flush = (struct io){ .target = s->origin, .op = IO_FLUSH, .owner = s, .done = origin_flushed };
+	io_start(s->loop, &s->flush);
+	err = run_until(s, is_flushed, NULL, deadline_ns);
+	return err ? err : s->flush.err;
+}
+
+/* Writes are held, whatever comes of it, and with 0 none is at the origin; *st is the place for one more store. */
+static int begin_store(struct snap *s, struct store **st, int64_t deadline_ns)
+{
+	s->holds++;
+	*st = free_store(s);
+	if (!*st)
+		return -ENOSPC;
+	/* A flush that was not waited for to its end has not ended yet. */
+	if (s->merge.state != MERGE_NONE || s->flushing)
+		return -EBUSY;
+	return run_until(s, is_quiet, NULL, deadline_ns);
 }
 
 int snap_create(struct snap *s, struct target *t, const struct snap_store_opts *opts, int64_t deadline_ns)
@@ -1161,22 +1196,14 @@ int snap_create(struct snap *s, struct target *t, const struct snap_store_opts *
 				    .name = opts->name,
 				    .origin_bytes = s->origin->size,
 				    .sequence = s->sequence };
-	struct store *st = free_store(s);
-	int err;
+	struct store *st;
+	int err = begin_store(s, &st, deadline_ns);
 
-	if (!st)
-		return -ENOSPC;
-	if (s->merge.state != MERGE_NONE)
-		return -EBUSY;
-	s->holds++;
-	err = run_until(s, is_quiet, NULL, deadline_ns);
 	/* The snapshot is what its chunks in the origin are: they must not be lost behind its back. */
 	if (!err && s->opts.durable)
 		err = flush_origin(s, deadline_ns);
 	if (!err)
-		err = exstore_make(&st->x, s->loop, t, &how, deadline_ns);
-	if (!err)
-		enlist(s, st);
+		err = enlist(s, st, exstore_make(&st->x, s->loop, t, &how, deadline_ns));
 	release_hold(s);
 	return err ? err : (int)st->number;
 }
@@ -1194,23 +1221,17 @@ static void begin_merge(struct snap *s, struct store *st, enum merge_state state
 int snap_attach(struct snap *s, struct target *t, int64_t deadline_ns)
 {
 	struct exstore_opts how = { .durable = s->opts.durable, .origin_bytes = s->origin->size };
-	struct store *st = free_store(s);
-	int err;
+	struct store *st;
+	int err = begin_store(s, &st, deadline_ns);
 
-	if (!st)
-		return -ENOSPC;
-	if (s->merge.state != MERGE_NONE)
-		return -EBUSY;
-	s->holds++;
-	err = run_until(s, is_quiet, NULL, deadline_ns);
-	if (!err)
+	if (!err) {
 		err = exstore_open(&st->x, s->loop, t, &how, deadline_ns);
-	if (!err && st->x.chunk_bytes != s->opts.chunk_bytes) {
-		exstore_close(&st->x);
-		err = -EINVAL;
+		if (!err && st->x.chunk_bytes != s->opts.chunk_bytes) {
+			exstore_close(&st->x);
+			err = -EINVAL;
+		}
+		err = enlist(s, st, err);
 	}
-	if (!err)
-		enlist(s, st);
 	if (!err && st->x.merging)
 		begin_merge(s, st, MERGE_NEXT);
 	release_hold(s);
@@ -1224,35 +1245,41 @@ static struct store *find_store(struct snap *s, int store)
 	return &s->stores[store];
 }
 
+/* Its header is wiped, or could not be: then it is what it was. */
+static void end_delete(struct store *st, int err)
+{
+	struct snap *s = st->snap;
+
+	if (err) {
+		st->state = st->was;
+	} else {
+		s->live &= ~(1U << st->number);
+		close_store(st);
+	}
+	s->delete_err = err;
+	release_hold(s);
+}
+
 int snap_delete(struct snap *s, int store, int64_t deadline_ns)
 {
 	struct store *st = find_store(s, store);
-	enum store_state was;
 	int err;
 
 	if (!st)
 		return -ENOENT;
-	if (st->state == STORE_MERGING)
+	if (st->state == STORE_MERGING || st->state == STORE_DELETING)
 		return -EBUSY;
 	s->holds++;
 	err = run_until(s, is_unused, st, deadline_ns);
-	was = st->state;
-	if (!err) {
-		st->state = STORE_DELETING;
-		exstore_mark(&st->x, EXSTORE_WIPED);
-		err = run_until(s, is_wiped, st, deadline_ns);
+	if (err) {
+		release_hold(s);
+		return err;
 	}
-	if (!err && st->err) {
-		err = st->err;
-		st->state = was;
-	}
-	if (!err) {
-		s->live &= ~(1U << st->number);
-		s->memory -= extab_bytes(&st->x.table);
-		close_store(st);
-	}
-	release_hold(s);
-	return err;
+	st->was = st->state;
+	st->state = STORE_DELETING;
+	exstore_mark(&st->x, EXSTORE_WIPED);
+	err = run_until(s, is_deleted_or_not, st, deadline_ns);
+	return err ? err : s->delete_err;
 }
 
 int snap_merge(struct snap *s, int store, int64_t deadline_ns)

@@ -125,13 +125,18 @@ struct snap_info {
 
 /*
  * Make a snapshot of the origin as it is now in an empty store on all of the target, which is the engine's from here on
- * and is closed with it. The number, or -errno: -ENOSPC: there are SNAP_MAX_STORES; -EBUSY: one is being merged;
- * -ETIMEDOUT: writes to the origin did not end.
+ * and is closed with it. The number, or -errno: -ENOSPC: there are SNAP_MAX_STORES, or no room for a chunk; -EBUSY: one
+ * is being merged; -ETIMEDOUT: writes to the origin did not end. The target is the caller's again then. -EINPROGRESS:
+ * its device does not answer; the store stays, invalid, until it is deleted.
  */
 int snap_create(struct snap *s, struct target *t, const struct snap_store_opts *opts, int64_t deadline_ns);
-/* Take up a persistent store. As above, and exstore_open()'s errors; the target is the caller's again on an error. */
+/* Take up a persistent store. As above, and exstore_open()'s errors. */
 int snap_attach(struct snap *s, struct target *t, int64_t deadline_ns);
-/* Its data is lost, and its target closed. -ENOENT, -EBUSY: it is read from, or merged; or -errno of the wipe. */
+/*
+ * Its data is lost, and its target closed. -ENOENT; -EBUSY: it is merged, or deleted; -ETIMEDOUT: somebody still reads
+ * from it, or its device does not answer (then it goes on, and writes to the origin wait for it); or -errno of the
+ * wipe: the snapshot is what it was.
+ */
 int snap_delete(struct snap *s, int store, int64_t deadline_ns);
 /*
  * Have the origin become what this snapshot is, from now on for all who read the origin, while it is copied back; other

@@ -1,0 +1,328 @@
+// SPDX-License-Identifier: MIT
+/* Real files through each back end that the machine has for them, with and without faults. */
+#include "base/clock.h"
+#include "engine/snap.h"
+#include "engine_sim.h"
+
+#include <fcntl.h>
+#include <sys/stat.h>
+
+#define BYTES	   (3U << 20)
+#define ODD	   1234 /* not a multiple of any block */
+#define DEADLINE_S 20
+
+struct files {
+	struct io_loop *loop;
+	struct copy_client *copy;
+	char dir[64];
+	uint64_t random;
+	unsigned faults;
+};
+
+static int64_t fault(void *arg, const struct io *io, uint32_t len)
+{
+	struct files *f = arg;
+
+	(void)io;
+	f->faults++;
+	switch (sim_random(&f->random) % 5) {
+	case 0:
+		return -EINTR;
+	case 1:
+		return -EAGAIN;
+	case 2:
+		return len > 1 ? (int64_t)(1 + sim_random(&f->random) % (len - 1)) : len;
+	default:
+		return len;
+	}
+}
+
+static void begin(struct files *f, bool no_uring, bool faults)
+{
+	struct io_opts opts = { .no_uring = no_uring, .fault = faults ? fault : NULL, .fault_arg = f };
+
+	memset(f, 0, sizeof(*f));
+	snprintf(f->dir, sizeof(f->dir), "%s", t_dir());
+	assert_int_equal(io_loop_open(&opts, &f->loop), 0);
+	assert_int_equal(
+		copy_client_open(f->loop, &(struct copy_opts){ .staging_bytes = 1 << 20, .subjob_kib = 64 }, &f->copy),
+		0);
+}
+
+static void end(struct files *f)
+{
+	copy_client_close(f->copy);
+	io_loop_close(f->loop);
+	t_remove(f->dir);
+}
+
+static const char *path_of(const struct files *f, const char *name)
+{
+	static char path[PATH_MAX];
+
+	snprintf(path, sizeof(path), "%s/%s", f->dir, name);
+	return path;
+}
+
+static void make_file(const struct files *f, const char *name, uint32_t size, char *data)
+{
+	uint64_t random = size;
+	int fd = open(path_of(f, name), O_WRONLY | O_CREAT | O_TRUNC, 0600);
+
+	assert_true(fd >= 0);
+	for (uint32_t i = 0; i < size; i++)
+		data[i] = (char)sim_random(&random);
+	assert_int_equal(write(fd, data, size), size);
+	close(fd);
+}
+
+static void told(struct copy_job *job)
+{
+	*(bool *)job->owner = true;
+}
+
+static void copy_all(struct files *f, struct target *from, struct target *to, uint64_t len)
+{
+	int64_t until = clock_ns() + DEADLINE_S * NS_PER_S;
+	bool ended = false;
+	struct copy_job job = {
+		.source = from, .len = len, .n_dests = 1, .dests = { { to, 0 } }, .done = told, .owner = &ended
+	};
+
+	copy_submit(f->copy, &job);
+	while (!ended) {
+		bool more = copy_work(f->copy);
+
+		assert_true(io_run(f->loop, more ? 0 : until) >= 0);
+		assert_true(clock_ns() < until);
+	}
+	assert_int_equal(job.read_err, 0);
+	assert_int_equal(job.write_err[0], 0);
+}
+
+static void expect_file(const struct files *f, const char *name, const char *data, uint32_t size)
+{
+	char *got = malloc(size);
+	int fd = open(path_of(f, name), O_RDONLY);
+
+	assert_non_null(got);
+	assert_true(fd >= 0);
+	assert_int_equal(read(fd, got, size), size);
+	assert_memory_equal(got, data, size);
+	close(fd);
+	free(got);
+}
+
+/* The back end that `from` and `to` were given, by what was asked for. */
+static void copy_files(struct files *f, enum target_back from_back, enum target_back to_back, uint32_t size)
+{
+	struct target *from, *to;
+	char *data = malloc(size), *old = malloc(BYTES + 4096);
+	uint64_t len;
+
+	assert_true(data && old);
+	make_file(f, "from", size, data);
+	assert_int_equal(target_open(f->loop, path_of(f, "from"), TARGET_READ, from_back, &from), 0);
+	make_file(f, "to", BYTES + 4096, old);
+	assert_int_equal(target_open(f->loop, path_of(f, "to"), TARGET_WRITE, to_back, &to), 0);
+	/* In whole blocks of both: what is beyond the end of the source is zero. */
+	len = (size + 4095) & ~4095U;
+	copy_all(f, from, to, len);
+	if (to->back != TARGET_MAP)
+		assert_int_equal(target_resize(to, size), 0);
+	target_close(from);
+	target_close(to);
+	expect_file(f, "to", data, size);
+	free(old);
+	free(data);
+}
+
+static const enum target_back backs[] = { TARGET_AUTO, TARGET_SYNC, TARGET_MAP };
+
+static void each_pair(bool no_uring, bool faults)
+{
+	for (size_t from = 0; from < 3; from++)
+		for (size_t to = 0; to < 3; to++) {
+			struct files f;
+
+			begin(&f, no_uring, faults);
+			copy_files(&f, backs[from], backs[to], BYTES);
+			copy_files(&f, backs[from], backs[to], BYTES - ODD);
+			/* From memory to memory there is no request. */
+			if (faults && !(backs[from] == TARGET_MAP && backs[to] == TARGET_MAP))
+				assert_true(f.faults > 0);
+			end(&f);
+		}
+}
+
+static void files_are_copied_between_all_back_ends(void **state)
+{
+	(void)state;
+	each_pair(false, false);
+}
+
+static void also_without_a_ring(void **state)
+{
+	(void)state;
+	each_pair(true, false);
+}
+
+static void short_transfers_and_shortages_are_survived(void **state)
+{
+	(void)state;
+	each_pair(false, true);
+}
+
+/* --- A snapshot of one file in another --- */
+
+#define CHUNK_BYTES 4096U
+#define CHUNKS	    300		      /* more than an area of exceptions has */
+#define SPARE	    (8 * CHUNK_BYTES) /* for the header and the areas */
+
+static void req_told(struct snap_req *r)
+{
+	*(bool *)r->owner = true;
+}
+
+static void request(struct snap *snap, enum io_op op, int store, char *data, uint32_t len)
+{
+	int64_t until = clock_ns() + DEADLINE_S * NS_PER_S;
+	bool ended = false;
+	struct snap_req r = { .op = op, .store = store, .data = data, .len = len, .done = req_told, .owner = &ended };
+
+	snap_submit(snap, &r);
+	while (!ended) {
+		assert_int_equal(snap_run(snap, until), 0);
+		/* Whoever waits although all is done comes here. */
+		assert_true(clock_ns() < until);
+	}
+	assert_int_equal(r.err, 0);
+}
+
+static void snapshot_files(struct files *f, enum target_back origin_back, enum target_back store_back)
+{
+	const struct snap_store_opts how = { .persistent = true, .name = "before" };
+	uint32_t len = CHUNKS * CHUNK_BYTES;
+	int64_t until = clock_ns() + DEADLINE_S * NS_PER_S;
+	char *old = aligned_alloc(CHUNK_BYTES, len), *new = aligned_alloc(CHUNK_BYTES, len + SPARE);
+	struct target *origin, *store;
+	struct snap_opts opts;
+	struct snap *snap;
+
+	assert_true(old && new);
+	snap_opts_default(&opts);
+	opts.cow_threshold = 64;
+	/* It held something else before. */
+	make_file(f, "store", len + SPARE, new);
+	make_file(f, "origin", len, old);
+	assert_int_equal(target_open(f->loop, path_of(f, "origin"), TARGET_WRITE, origin_back, &origin), 0);
+	assert_int_equal(target_open(f->loop, path_of(f, "store"), TARGET_WRITE, store_back, &store), 0);
+	assert_int_equal(snap_open(f->loop, f->copy, origin, &opts, &snap), 0);
+	assert_int_equal(snap_create(snap, store, &how, until), 0);
+	memset(new, 7, len);
+	request(snap, IO_WRITE, SNAP_ORIGIN, new, len);
+	request(snap, IO_FLUSH, SNAP_ORIGIN, NULL, 0);
+	request(snap, IO_READ, SNAP_ORIGIN, NULL, 0);
+	assert_int_equal(snap_close(snap, until), 0);
+
+	assert_int_equal(target_open(f->loop, path_of(f, "store"), TARGET_WRITE, store_back, &store), 0);
+	assert_int_equal(snap_open(f->loop, f->copy, origin, &opts, &snap), 0);
+	assert_int_equal(snap_attach(snap, store, until), 0);
+	memset(new, 0, len);
+	request(snap, IO_READ, 0, new, len);
+	assert_memory_equal(new, old, len);
+	request(snap, IO_READ, SNAP_ORIGIN, new, len);
+	for (uint32_t i = 0; i < len; i++)
+		assert_int_equal(new[i], 7);
+	assert_int_equal(snap_merge(snap, 0, until), 0);
+	while (!snap_idle(snap))
+		assert_int_equal(snap_run(snap, until), 0);
+	request(snap, IO_READ, SNAP_ORIGIN, new, len);
+	assert_memory_equal(new, old, len);
+	assert_int_equal(snap_close(snap, until), 0);
+	target_close(origin);
+	expect_file(f, "origin", old, len);
+	free(old);
+	free(new);
+}
+
+static void snapshots_of_files_are_kept_reopened_and_merged(void **state)
+{
+	(void)state;
+	for (int faults = 0; faults < 2; faults++)
+		for (size_t origin = 0; origin < 3; origin++)
+			for (size_t store = 0; store < 3; store++) {
+				struct files f;
+
+				begin(&f, false, faults);
+				snapshot_files(&f, backs[origin], backs[store]);
+				end(&f);
+			}
+}
+
+static int64_t always_short(void *arg, const struct io *io, uint32_t len)
+{
+	(void)arg;
+	(void)io;
+	(void)len;
+	return -EAGAIN;
+}
+
+static void was_told(struct io *io)
+{
+	*(bool *)io->owner = true;
+}
+
+static void a_shortage_that_does_not_pass_is_told(void **state)
+{
+	struct io_opts opts = { .fault = always_short };
+	bool ended = false;
+	char data[4096];
+	struct io_loop *loop;
+	struct target *t;
+	struct io io = { .op = IO_READ, .data = data, .len = sizeof(data), .done = was_told, .owner = &ended };
+	int64_t until = clock_ns() + DEADLINE_S * NS_PER_S;
+
+	(void)state;
+	assert_int_equal(io_loop_open(&opts, &loop), 0);
+	assert_int_equal(target_open(loop, "/proc/self/exe", TARGET_READ, TARGET_SYNC, &t), 0);
+	io.target = t;
+	io_start(loop, &io);
+	while (!ended) {
+		assert_true(io_run(loop, until) >= 0);
+		assert_true(clock_ns() < until);
+	}
+	assert_int_equal(io.err, -EAGAIN);
+	target_close(t);
+	io_loop_close(loop);
+}
+
+/* A FIFO's open would wait for a writer. */
+static void what_is_no_file_is_refused_at_once(void **state)
+{
+	struct target *t;
+	struct files f;
+
+	(void)state;
+	begin(&f, false, false);
+	assert_int_equal(mkfifo(path_of(&f, "fifo"), 0600), 0);
+	assert_int_equal(target_open(f.loop, path_of(&f, "fifo"), TARGET_READ, TARGET_AUTO, &t), -ENOTBLK);
+	assert_int_equal(target_open(f.loop, f.dir, TARGET_READ, TARGET_AUTO, &t), -ENOTBLK);
+	assert_int_equal(target_open(f.loop, "/dev/null", TARGET_READ, TARGET_AUTO, &t), -ENOTBLK);
+	assert_int_equal(target_open(f.loop, path_of(&f, "none"), TARGET_READ, TARGET_AUTO, &t), -ENOENT);
+	end(&f);
+}
+
+int main(void)
+{
+	const struct CMUnitTest tests[] = {
+		cmocka_unit_test(files_are_copied_between_all_back_ends),
+		cmocka_unit_test(also_without_a_ring),
+		cmocka_unit_test(short_transfers_and_shortages_are_survived),
+		cmocka_unit_test(snapshots_of_files_are_kept_reopened_and_merged),
+		cmocka_unit_test(a_shortage_that_does_not_pass_is_told),
+		cmocka_unit_test(what_is_no_file_is_refused_at_once),
+	};
+
+	return cmocka_run_group_tests(tests, NULL, NULL);
+}
