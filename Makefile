@@ -30,7 +30,7 @@ ON      ?= guest
 # Of `make bench-recorder` and `make fuzz`:
 ROUNDS  ?= 5
 SECONDS ?= 600
-PKGS    := devmapper jansson inih libkmod libcgroup libtracefs libtraceevent liburing
+PKGS    := devmapper jansson inih libkmod libcgroup libtracefs libtraceevent liburing blkid mount
 VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
 
 WARN := -Wall -Wextra -Wshadow -Wvla -Wstrict-prototypes -Wmissing-prototypes -Wformat=2 -Wpointer-arith -Wundef \

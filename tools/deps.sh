@@ -11,7 +11,8 @@ readonly APT_S=1800 # for each of update and install
 
 # Debian 12 and 13. "a|b": one of them is enough, and the first that this release has is installed.
 readonly BENCH=(gcc make 'pkgconf|pkg-config' libc6-dev git
-	libdevmapper-dev libjansson-dev libinih-dev libkmod-dev libcgroup-dev cgroup-tools liburing-dev libtracefs-dev libtraceevent-dev
+	libdevmapper-dev libblkid-dev libmount-dev libjansson-dev libinih-dev libkmod-dev libcgroup-dev cgroup-tools liburing-dev
+	libtracefs-dev libtraceevent-dev
 	qemu-system-x86 seabios fio stress-ng e2fsprogs cpio kmod xz-utils zstd busybox-static
 	python3 python3-jinja2 python3-plotly python3-numpy python3-scipy
 	ca-certificates debian-archive-keyring)
@@ -26,7 +27,7 @@ readonly DEBUG_KERNEL=(gcc make libc6-dev flex bison bc perl libelf-dev libssl-d
 # The same for other distributions, by what can be seen: programs ("a|b" as above), pkg-config and Python modules.
 readonly BENCH_PROGRAMS=('gcc|cc' make pkg-config git qemu-system-x86_64 fio stress-ng cgcreate cgdelete mke2fs cpio gzip depmod xz zstd busybox
 	flock ldd python3)
-readonly BENCH_PKGCONFIG=(devmapper jansson inih libkmod libcgroup liburing libtracefs libtraceevent)
+readonly BENCH_PKGCONFIG=(devmapper blkid mount jansson inih libkmod libcgroup liburing libtracefs libtraceevent)
 readonly BENCH_PYTHON=(jinja2 plotly numpy scipy)
 readonly BENCH_RECORDER_PROGRAMS=(sar atop vmstat slabtop strace)
 readonly TEST_PROGRAMS=('chromium|chromium-browser|google-chrome' chromedriver clang-format cppcheck shellcheck)
