@@ -4,9 +4,11 @@
 #include "base/opts.h"
 #include "base/spawn.h"
 #include "base/sysfile.h"
+#include "base/ticker.h"
 #include "t.h"
 
 #include <errno.h>
+#include <fcntl.h>
 
 struct sample_opts {
 	uint64_t size;
@@ -180,6 +182,68 @@ static void a_child_that_takes_too_long_is_ended_with_its_children(void **state)
 	assert_true(clock_ns() - begin < 10 * NS_PER_S);
 }
 
+/* --- Progress that nobody waits for --- */
+
+/* What comes out of a pipe that takes the place of stderr while `fn` runs. */
+static void with_stderr(int end, void (*fn)(struct ticker *))
+{
+	int saved = dup(STDERR_FILENO);
+	struct ticker *t;
+
+	assert_true(saved >= 0 && dup2(end, STDERR_FILENO) >= 0);
+	assert_int_equal(ticker_start(&t), 0);
+	fn(t);
+	ticker_end(t);
+	assert_true(dup2(saved, STDERR_FILENO) >= 0);
+	close(saved);
+}
+
+static void say_two(struct ticker *t)
+{
+	ticker_say(t, "first\n");
+	ticker_say(t, "last\n");
+}
+
+static void what_was_said_last_is_shown(void **state)
+{
+	char text[64] = "";
+	int ends[2];
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	with_stderr(ends[1], say_two);
+	close(ends[1]);
+	assert_true(read(ends[0], text, sizeof(text) - 1) >= 5);
+	assert_non_null(strstr(text, "last\n"));
+	close(ends[0]);
+}
+
+static void say_much(struct ticker *t)
+{
+	for (int i = 0; i < 1000; i++)
+		ticker_say(t, "again\n");
+	clock_sleep_ms(100);
+	ticker_say(t, "and again\n");
+}
+
+static void nobody_waits_for_a_reader_that_does_not_read(void **state)
+{
+	int64_t began_ns = clock_ns();
+	int ends[2], size;
+
+	(void)state;
+	assert_int_equal(pipe(ends), 0);
+	size = fcntl(ends[1], F_SETPIPE_SZ, 4096);
+	assert_true(size > 0);
+	for (int i = 0; i < size; i++)
+		assert_int_equal(write(ends[1], "x", 1), 1);
+	with_stderr(ends[1], say_much);
+	/* Without a deadline of its own it would stand here for ever. */
+	assert_true(clock_ns() - began_ns < 30 * NS_PER_S);
+	close(ends[0]);
+	close(ends[1]);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -192,6 +256,8 @@ int main(void)
 		cmocka_unit_test(children_give_status_and_output),
 		cmocka_unit_test(a_program_that_is_not_there_is_127),
 		cmocka_unit_test(a_child_that_takes_too_long_is_ended_with_its_children),
+		cmocka_unit_test(what_was_said_last_is_shown),
+		cmocka_unit_test(nobody_waits_for_a_reader_that_does_not_read),
 	};
 
 	return cmocka_run_group_tests_name("base", tests, NULL, NULL);
