@@ -8,11 +8,13 @@
 #include "base/spawn.h"
 #include "base/sysfile.h"
 #include "cgroups/scope.h"
+#include "dev/dmdev.h"
 #include "dev/loopdev.h"
 #include "record/ksyms.h"
 #include "record/recorder.h"
 #include "record/slab.h"
 #include "record/wqtrace.h"
+#include "run/devguard.h"
 #include "run/mitigation.h"
 #include "run/undo.h"
 
@@ -43,6 +45,7 @@
 #define SHRINK_S	10  /* under emulation 150 caches take about one */
 #define ROUND_PAUSE_MS	500 /* of the bystander */
 #define LOOP_TRIES	8
+#define HOLDER_SECTORS	8	   /* a page: no disk has larger blocks */
 #define LOAD_LOOK_MS	20	   /* for workloads that have ended */
 #define TOOL_FILE_MAX	(4U << 20) /* of a tool's output, kept in the record */
 #define EVENT_SIZE	4096
@@ -716,6 +719,17 @@ static int make_group(const char *group, bool tree)
 	return err;
 }
 
+/* Groups of ours need controllers, which the root then has for good: what it had before goes into the log. */
+static int note_controllers(void)
+{
+	char path[PATH_MAX], before[256];
+	ssize_t len;
+
+	scope_path("cgroup.subtree_control", path, sizeof(path));
+	len = sysfile_read(path, before, sizeof(before));
+	return len < 0 ? (int)len : undo_note("controllers", path, before);
+}
+
 static int make_groups(const struct spec *s)
 {
 	static const char *const groups[] = { CGROUP_PARENT, CGROUP_PARENT "/" ROLE_WORKLOAD,
@@ -723,6 +737,8 @@ static int make_groups(const struct spec *s)
 	char group[GROUP_SIZE];
 	int err = scope_init();
 
+	if (!err)
+		err = note_controllers();
 	if (err)
 		cell_event("fail", "cgroup v2: %s", strerror(-err));
 	for (size_t i = 0; !err && i < sizeof(groups) / sizeof(groups[0]); i++)
@@ -750,6 +766,34 @@ static int load_modules(const struct workload *w)
 	return err;
 }
 
+/*
+ * A disk of the machine's: marked, so that what we leave on it is ours to clear, and claimed for as long as the cell
+ * lasts by a device that nobody uses, of a single page. Device mapper shares its claim among its own devices only.
+ */
+static int claim_scratch(const struct spec *s, char *device, size_t size)
+{
+	char node[PATH_MAX] = "", params[PATH_MAX + 8];
+	struct stat st;
+	int err = realpath(s->scratch, node) && stat(node, &st) == 0 ? 0 : -errno;
+
+	snprintf(device, size, "%s", node);
+	snprintf(params, sizeof(params), "%s 0", node);
+	if (!err)
+		err = undo_note("disk", s->scratch, s->run_id);
+	if (!err)
+		err = devguard_mark(node, s->run_id);
+	if (!err)
+		err = undo_note("dm", s->holder, NULL);
+	if (!err)
+		err = dmdev_create(s->holder, HOLDER_SECTORS, "linear", params);
+	/* It was nobody's for a moment. */
+	if (!err)
+		err = devguard_alone(&devguard_this_machine, st.st_rdev);
+	if (err)
+		cell_event("fail", "scratch disk %s: %s", s->scratch, strerror(-err));
+	return err;
+}
+
 /* The scratch disk: the block device that the specification names, or a loop device over the file that it names. */
 static int open_scratch(const struct spec *s, char *device, size_t size)
 {
@@ -757,6 +801,8 @@ static int open_scratch(const struct spec *s, char *device, size_t size)
 	bool direct;
 	int err = -EBUSY;
 
+	if (*s->holder)
+		return claim_scratch(s, device, size);
 	snprintf(device, size, "%s", s->scratch);
 	if (stat(s->scratch, &st) < 0 || !S_ISREG(st.st_mode) || !st.st_size)
 		return 0;

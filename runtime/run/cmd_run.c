@@ -24,6 +24,9 @@ static const char run_help[] =
 	"\n"
 	"  --on guest|metal   default: guest. metal is this very machine, which may have to be reset: it asks before "
 	"it starts\n"
+	"  --device DISK      on metal: cells overwrite this whole disk, a name in /dev/disk/by-id, with nothing on it "
+	"and\n"
+	"                     used by nobody (default: a file in DIR, behind a loop device; storm needs a disk)\n"
 	"  --yes              do not ask\n"
 	"  --kernel K         default: this release's Debian kernel; a version such as 6.12; debug; or a bzImage's "
 	"path.\n"
@@ -93,6 +96,7 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		NO_REPORT,
 		JSON,
 		ON,
+		DEVICE,
 		SURE
 	};
 	static const struct option options[] = {
@@ -111,6 +115,7 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		{ "json", no_argument, NULL, JSON },
 		{ "verbose", no_argument, NULL, 'v' },
 		{ "on", required_argument, NULL, ON },
+		{ "device", required_argument, NULL, DEVICE },
 		{ "yes", no_argument, NULL, SURE },
 		{ "help", no_argument, NULL, 'h' },
 		{ 0 },
@@ -169,6 +174,9 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 				return EXIT_USAGE;
 			}
 			break;
+		case DEVICE:
+			q->device = optarg;
+			break;
 		case SURE:
 			q->yes = true;
 			break;
@@ -208,6 +216,10 @@ static int parse_run_args(struct run_request *q, int argc, char **argv)
 		log_err("--on metal: the kernel and the processors are this machine's; --kernel, --modules, --accel "
 			"and "
 			"--cpus are for guests");
+		return EXIT_USAGE;
+	}
+	if (q->device && !q->on_metal) {
+		log_err("--device: goes with --on metal; a guest's scratch disk is a file");
 		return EXIT_USAGE;
 	}
 	if (!q->n_kernels)
@@ -280,6 +292,8 @@ static void show_plan(struct run *r)
 		printf("each on this very machine\n");
 	else
 		show_guest(&r->request, &s.opts);
+	if (r->request.device)
+		printf("their scratch disk is %s, which is not looked at now\n", r->request.device);
 	printf("nothing was run, nothing was written\n");
 }
 
@@ -303,10 +317,12 @@ static bool agreed(const struct run_request *q, char *const *scenarios, int n)
 	fprintf(stderr, "This will run on this very machine, %s, until it is out of memory:", host);
 	for (int i = 0; i < n; i++)
 		fprintf(stderr, " %s", scenarios[i]);
-	fprintf(stderr,
-		"\nOther programs on it may be killed, and it may stop answering and have to be reset. Disks are left "
-		"alone: the\nscratch disk is a file in %s. Type the name of the machine to go on: ",
-		q->out);
+	fprintf(stderr, "\nOther programs on it may be killed, and it may stop answering and have to be reset. ");
+	if (q->device)
+		fprintf(stderr, "All that is on\n%s is lost, other disks are left alone.", q->device);
+	else
+		fprintf(stderr, "Disks are left alone: the\nscratch disk is a file in %s.", q->out);
+	fprintf(stderr, " Type the name of the machine to go on: ");
 	if (!fgets(answer, sizeof(answer), stdin))
 		answer[0] = '\0';
 	answer[strcspn(answer, "\n")] = '\0';

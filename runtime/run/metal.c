@@ -8,6 +8,7 @@
 #include "cgroups/scope.h"
 #include "hotplug/memblock.h"
 #include "run/cell.h"
+#include "run/devguard.h"
 #include "run/undo.h"
 
 #include <errno.h>
@@ -24,11 +25,16 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-#define LOCK_FILE "/run/headroom.lock"
-#define WORK_DIR  "work"
-#define TERM_MS	  2000
-#define KILL_MS	  10000 /* what is still there then hangs in the kernel */
-#define UNDO_S	  60	/* swapping off takes the most */
+#define LOCK_FILE  "/run/headroom.lock"
+#define WORK_DIR   "work"
+#define WRITE_FILE "can-write"
+#define LOOK_MS	   20
+#define TERM_MS	   2000
+#define KILL_MS	   10000 /* what is still there then hangs in the kernel */
+#define UNDO_S	   60	 /* swapping off takes the most */
+#define RESTORE_S  90	 /* with those who have to end before */
+#define SAY_S	   5
+#define WRITE_S	   30 /* for a few bytes; what takes longer does not come to an end */
 
 /* --- The machine --- */
 
@@ -97,15 +103,54 @@ int metal_lock(void)
 	return 0;
 }
 
+/* --- Its disk --- */
+
+static struct devguard disk = { .fd = -1 };
+
+int metal_claim_disk(const char *name, uint64_t bytes, char *err, size_t err_size)
+{
+	return devguard_take(&disk, &devguard_this_machine, name, bytes, err, err_size);
+}
+
+int metal_blank_disk(uint64_t bytes)
+{
+	return devguard_blank(&disk, bytes);
+}
+
+void metal_release_disk(void)
+{
+	devguard_release(&disk);
+}
+
 /* --- A cell --- */
 
-/* We look after it, so it must not be us who are killed for it, nor wait for a page of ours. */
+/* We look after it, so it must not be us who are killed for it. */
 static void protect_ourselves(void)
 {
 	if (sysfile_write("/proc/self/oom_score_adj", "-1000"))
 		log_warn("oom_score_adj: %s; the OOM killer may take this program", strerror(errno));
-	if (mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
-		log_warn("mlockall: %s", strerror(errno));
+}
+
+/*
+ * Nor must we wait for a page of ours: one of a program's text that was dropped is read back from a file system that
+ * may stand still, and after a fork the first write to a page needs a new one. So all is brought in and stays, but for
+ * the box, which has tens of MiB; we look at its first page.
+ */
+static void hold_pages(const struct bb *box)
+{
+	uintptr_t from, to, head = (uintptr_t)box->head;
+	FILE *maps = fopen("/proc/self/maps", "re");
+	char line[PATH_MAX + 128];
+
+	/* What is still to come, as the stack grows; and the box as far as it was looked at. */
+	if (!maps || mlockall(MCL_CURRENT | MCL_FUTURE | MCL_ONFAULT) < 0)
+		log_warn("this program's pages are not held: %s", strerror(errno));
+	while (maps && fgets(line, sizeof(line), maps))
+		/* What cannot be held is the kernel's own: [vvar], [vsyscall]. */
+		if (sscanf(line, "%" SCNxPTR "-%" SCNxPTR, &from, &to) == 2 && (head < from || head >= to))
+			mlock((const void *)from, to - from);
+	if (maps)
+		fclose(maps);
 }
 
 static void cell_process(const struct metal_config *m, struct bb *box, const char *work_dir)
@@ -124,14 +169,27 @@ static void cell_process(const struct metal_config *m, struct bb *box, const cha
 	_exit(cell_run(m->spec, box, m->dir, work_dir) ? 1 : 0);
 }
 
+/* Not spawn_wait_until(), which opens a file descriptor: that takes memory. */
+static bool ended_within(pid_t pid, int64_t ms, int *status)
+{
+	int64_t deadline_ns = clock_ns() + ms * NS_PER_MS;
+
+	while (waitpid(pid, status, WNOHANG) != pid) {
+		if (clock_ns() >= deadline_ns)
+			return false;
+		clock_sleep_ms(LOOK_MS);
+	}
+	return true;
+}
+
 /* Its children die with it. One that does not even die of SIGKILL is left, and *status as it was. */
 static void end_process(pid_t pid, int *status)
 {
 	kill(pid, SIGTERM);
-	if (spawn_wait_until(pid, clock_ns() + TERM_MS * NS_PER_MS, status))
+	if (ended_within(pid, TERM_MS, status))
 		return;
 	kill(pid, SIGKILL);
-	spawn_wait_until(pid, clock_ns() + KILL_MS * NS_PER_MS, status);
+	ended_within(pid, KILL_MS, status);
 }
 
 static int remove_one(const char *path, const struct stat *st, int type, struct FTW *at)
@@ -162,7 +220,8 @@ int metal_run(const struct metal_config *m, struct bb *box, watch_progress_fn *p
 		spawn_die_with(parent);
 		cell_process(m, box, work_dir);
 	}
-	while (!spawn_wait_until(pid, clock_ns() + WATCH_POLL_MS * NS_PER_MS, &status)) {
+	hold_pages(box);
+	while (!ended_within(pid, WATCH_POLL_MS, &status)) {
 		watch_look(&w, box);
 		if (watch_must_end(&w, &why)) {
 			ended_by_us = true;
@@ -177,7 +236,26 @@ int metal_run(const struct metal_config *m, struct bb *box, watch_progress_fn *p
 	return 0;
 }
 
-int metal_undo(const char *dir)
+/* `what` in a child, which may hang where a load has left a mess. What it returns, 0 or -errno, or -ETIMEDOUT. */
+static int within(unsigned timeout_s, int (*what)(const char *), const char *with)
+{
+	pid_t parent = getpid(), pid = fork();
+	int status;
+
+	if (pid < 0)
+		return -errno;
+	if (pid == 0) {
+		spawn_die_with(parent);
+		setpgid(0, 0);
+		_exit(-what(with));
+	}
+	if (ended_within(pid, timeout_s * 1000LL, &status))
+		return WIFEXITED(status) ? -WEXITSTATUS(status) : -EINTR;
+	kill(-pid, SIGKILL);
+	return -ETIMEDOUT;
+}
+
+static int undo_all(const char *dir)
 {
 	char log[PATH_MAX], work_dir[PATH_MAX];
 
@@ -189,4 +267,36 @@ int metal_undo(const char *dir)
 	if (scope_init() == 0)
 		scope_kill(CGROUP_PARENT, clock_ns() + KILL_MS * NS_PER_MS);
 	return undo_play_within(log, UNDO_S);
+}
+
+int metal_undo(const char *dir)
+{
+	return within(RESTORE_S, undo_all, dir);
+}
+
+static int write_a_file(const char *dir)
+{
+	char path[PATH_MAX];
+	int err;
+
+	snprintf(path, sizeof(path), "%s/" WRITE_FILE, dir);
+	err = sysfile_replace(path, "", 0);
+	unlink(path);
+	return err;
+}
+
+int metal_can_write(const char *dir)
+{
+	return within(WRITE_S, write_a_file, dir);
+}
+
+static int say(const char *text)
+{
+	log_err("%s", text);
+	return 0;
+}
+
+void metal_say(const char *text)
+{
+	within(SAY_S, say, text);
 }

@@ -30,6 +30,7 @@ struct run_request {
 	size_t n_sets;
 	const char *out;    /* directory that results go into */
 	bool on_metal, yes; /* on this very machine; without asking */
+	const char *device; /* on metal: the disk that cells use; NULL: a file behind a loop device */
 	bool dry_run, json, no_report;
 	int argc;
 	char **argv;
@@ -68,6 +69,7 @@ struct run {
 	struct run_kernel kernels[RUN_MAX_KERNELS];
 	struct accel accel;
 	struct metal_machine metal; /* where it runs on this machine */
+	bool wedged;		    /* the file system with the results does not answer any more */
 	double later_s; /* what comes after this run is expected to take; only for the time left that is shown */
 };
 
@@ -81,6 +83,8 @@ int run_plan(struct run *r, const char *scenario_text);
 struct planned_cell *run_add_cell(struct run *r, const char *arm, unsigned kernel, unsigned repeat);
 /* Is there room, memory, QEMU? Nothing has been written when this refuses. */
 int run_check_needs(const struct run *r);
+/* Take the disk that was named for the cells, if one was; held until the program ends but for the cells themselves. */
+int run_claim_disk(const struct run *r);
 /* Kernels, their images, the accelerator. */
 int run_provision(struct run *r);
 /* The versions of the kernels, for people to read. */
@@ -104,8 +108,8 @@ int run_take_up(struct run *r, const char *dir, const struct run_request *how);
 int run_load(struct run *r, const char *dir);
 /* Take a cell that was cut off to its end: what the black box has becomes its record. */
 int run_end_interrupted(struct run *r, struct planned_cell *cell);
-/* Remove what a killed program left of a cell that is complete: its scratch disk and its black box. */
-void run_sweep_cell(const struct run *r, const struct planned_cell *cell);
+/* Undo and remove what a killed program left of a cell that is complete: its scratch disk and its black box. */
+int run_sweep_cell(const struct run *r, const struct planned_cell *cell);
 
 /* Call the report program on directories. `argv` are its arguments, NULL-terminated. */
 int report_call(const char *const *argv);

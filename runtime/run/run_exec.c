@@ -8,6 +8,7 @@
 #include "base/paths.h"
 #include "base/spawn.h"
 #include "base/sysfile.h"
+#include "base/ticker.h"
 #include "commands.h"
 #include "run/journal.h"
 #include "run/mitigation.h"
@@ -155,11 +156,15 @@ static void fill_spec(struct spec *s, const struct run *r, const struct planned_
 	snprintf(s->scenario, sizeof(s->scenario), "%s", sc->name);
 	snprintf(s->arm, sizeof(s->arm), "%s", c->arm);
 	snprintf(s->run_id, sizeof(s->run_id), "%s", r->run_id);
-	/* The kernel tells of files by their whole paths. */
-	if (r->request.on_metal && realpath(r->dir, dir))
+	if (r->request.device) {
+		snprintf(s->scratch, sizeof(s->scratch), "%s", r->request.device);
+		snprintf(s->holder, sizeof(s->holder), "%s-disk", r->run_id);
+	} else if (r->request.on_metal && realpath(r->dir, dir)) {
+		/* The kernel tells of files by their whole paths. */
 		snprintf(s->scratch, sizeof(s->scratch), "%s/cells/%s/" SCRATCH, dir, c->name);
-	else
+	} else {
 		snprintf(s->scratch, sizeof(s->scratch), GUEST_SCRATCH);
+	}
 	s->seed = c->seed;
 	s->setup_s = (unsigned)sc->opts.setup_s;
 	s->run_s = (unsigned)sc->opts.run_s;
@@ -221,6 +226,19 @@ static int prepare(struct prepared *p, const struct run *r, const struct planned
 	return 0;
 }
 
+/* A disk as fresh as the sparse file would be: a load may count on zeros, and find nothing of the cell before. */
+static int ready_disk(const struct run *r, const char *cell, uint64_t sectors)
+{
+	int rc = run_claim_disk(r), err;
+
+	if (rc)
+		return rc;
+	err = metal_blank_disk(sectors * 512);
+	if (err && err != -EINTR)
+		log_err("%s: --device %s cannot be zeroed: %s", cell, r->request.device, strerror(-err));
+	return err == -EINTR ? EXIT_INTERRUPTED : err ? EXIT_BROKEN : 0;
+}
+
 static int make_scratch(const char *path, uint64_t sectors)
 {
 	int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0600), err = 0;
@@ -260,6 +278,7 @@ struct progress {
 	double typical_s; /* of a cell: the mean of those that ran, or what the scenario says */
 	bool terminal;
 	bool drawn;
+	struct ticker *ticker; /* on metal; NULL: straight to stderr */
 };
 
 static void show_progress(const struct bb *box, double wall_s, void *arg)
@@ -272,7 +291,7 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 	size_t left = p->run->n_cells - p->index - 1;
 	double left_s =
 		(double)left * p->typical_s + (p->typical_s > wall_s ? p->typical_s - wall_s : 0) + p->run->later_s;
-	char live[160] = "";
+	char live[160] = "", text[400];
 
 	if (!p->terminal && wall_s < p->plain_due_s)
 		return;
@@ -282,14 +301,21 @@ static void show_progress(const struct bb *box, double wall_s, void *arg)
 			 "  slab %" PRIu64 " MiB, free %" PRIu64 " MiB, OOM kills %" PRIu64 ", canary %" PRIu64 " ms",
 			 atomic_load(&h->live_slab_kib) / 1024, atomic_load(&h->live_available_kib) / 1024,
 			 atomic_load(&h->live_oom_kills), atomic_load(&h->live_canary_ms));
-	fprintf(stderr, "%s[%zu/%zu] %s: %s %.0f s%s  (about %.0f s left)%s", p->terminal ? "\r\033[K" : "",
-		p->index + 1, p->run->n_cells, p->run->request.n_kernels > 1 ? cell->name : cell->arm,
-		stages[stage <= BB_DONE ? stage : BB_DONE], wall_s, live, left_s, p->terminal ? "" : "\n");
+	snprintf(text, sizeof(text), "%s[%zu/%zu] %s: %s %.0f s%s  (about %.0f s left)%s",
+		 p->terminal ? "\r\033[K" : "", p->index + 1, p->run->n_cells,
+		 p->run->request.n_kernels > 1 ? cell->name : cell->arm, stages[stage <= BB_DONE ? stage : BB_DONE],
+		 wall_s, live, left_s, p->terminal ? "" : "\n");
+	if (p->ticker)
+		ticker_say(p->ticker, text);
+	else
+		fputs(text, stderr);
 	p->drawn = p->terminal;
 }
 
 static void end_progress(struct progress *p)
 {
+	ticker_end(p->ticker);
+	p->ticker = NULL;
 	if (p->drawn)
 		fprintf(stderr, "\r\033[K");
 	p->drawn = false;
@@ -380,11 +406,13 @@ static int run_guest(const struct run *r, const struct prepared *p, const struct
 /* What the machine was like before the cell it must be after it: else nothing may follow. */
 static int restore_machine(const struct cell_files *files)
 {
+	char text[2 * PATH_MAX];
 	int err = metal_undo(files->dir);
 
+	snprintf(text, sizeof(text), "%s/" UNDO_LOG ": not all could be put back: %s; nothing more is run", files->dir,
+		 err == -ETIMEDOUT ? "something hangs in the kernel" : strerror(-err));
 	if (err)
-		log_err("%s/" UNDO_LOG ": not all could be put back: %s; nothing more is run", files->dir,
-			strerror(-err));
+		metal_say(text);
 	return err;
 }
 
@@ -394,12 +422,38 @@ static int run_on_metal(const struct prepared *p, const struct cell_files *files
 	struct metal_config m = {
 		.spec = &p->spec, .dir = files->dir, .log = files->console, .limits = limits_of(&p->scenario.opts)
 	};
-	int err = metal_run(&m, box, show_progress, progress, ending);
+	int err;
 
+	metal_release_disk();
+	err = ticker_start(&progress->ticker);
+	if (!err)
+		err = metal_run(&m, box, show_progress, progress, ending);
 	end_progress(progress);
 	if (err)
 		log_err("%s: %s", files->dir, strerror(-err));
-	return err ? err : restore_machine(files);
+	return err;
+}
+
+/*
+ * Put the machine back, and see whether the record can be written. `stays`: not all was put back, so what there is of
+ * the cell must stay for who tries again.
+ */
+static int settle_machine(struct run *r, const struct cell_files *files, bool *stays)
+{
+	char text[2 * PATH_MAX];
+	int err = restore_machine(files);
+
+	*stays = err != 0;
+	/* At once, not when the next cell begins: until then it would be anybody's. */
+	if (!err && r->request.device)
+		metal_claim_disk(r->request.device, 0, text, sizeof(text));
+	err = metal_can_write(files->dir);
+	r->wedged = err == -ETIMEDOUT;
+	snprintf(text, sizeof(text), "%s: %s; 'headroom resume %s' writes the record", files->dir,
+		 r->wedged ? "its file system does not answer" : strerror(-err), r->dir);
+	if (err)
+		metal_say(text);
+	return err;
 }
 
 static int judge(const struct run *r, struct planned_cell *c, const struct prepared *p, const struct cell_files *files,
@@ -446,15 +500,18 @@ static int run_one(struct run *r, struct planned_cell *c, struct progress *progr
 	struct ending ending;
 	struct cell_files files;
 	struct bb box = { 0 };
+	bool stays = false;
 	int rc = prepare(&p, r, c), err;
 
+	if (!rc && r->request.device)
+		rc = ready_disk(r, c->name, p.scratch_sectors);
 	if (rc)
 		return rc;
 	name_files(&files, r, c);
 	err = journal_write(r->dir, "cell-start", start);
 	if (!err && mkdir(files.dir, 0755) < 0)
 		err = -errno;
-	if (!err)
+	if (!err && !r->request.device)
 		err = make_scratch(files.scratch, p.scratch_sectors);
 	if (!err)
 		err = make_box(&box, files.box, &p);
@@ -466,12 +523,16 @@ static int run_one(struct run *r, struct planned_cell *c, struct progress *progr
 	if (!rc && (r->request.on_metal ? run_on_metal(&p, &files, &box, progress, &ending)
 					: run_guest(r, &p, &files, &box, progress, &ending)))
 		rc = EXIT_BROKEN;
+	if (!rc && r->request.on_metal && settle_machine(r, &files, &stays))
+		return EXIT_BROKEN; /* all stays as it is */
 	if (!rc) {
 		/* Neither a signal to us nor a process that somebody killed says anything about the kernel. */
 		c->interrupted = ending.end == END_SIGNAL || (ending.end == END_DIED && ending.status > 128);
 		rc = judge(r, c, &p, &files, &box, &ending);
 	}
 	bb_unmap(&box);
+	if (stays)
+		return EXIT_BROKEN;
 	remove_files(&files, rc == 0);
 	return rc;
 }
@@ -516,10 +577,8 @@ int run_end_interrupted(struct run *r, struct planned_cell *c)
 	if (rc)
 		return rc;
 	name_files(&files, r, c);
-	if (adopt_record(r, c, &files) == 0) {
-		remove_files(&files, true);
-		return 0;
-	}
+	if (adopt_record(r, c, &files) == 0)
+		return run_sweep_cell(r, c);
 	c->interrupted = true;
 	sysfile_mkdirs(files.dir);
 	if (bb_map_file(files.box, 0, &memory, &size) || bb_attach(&box, memory, size)) {
@@ -539,12 +598,15 @@ int run_end_interrupted(struct run *r, struct planned_cell *c)
 	return rc;
 }
 
-void run_sweep_cell(const struct run *r, const struct planned_cell *c)
+int run_sweep_cell(const struct run *r, const struct planned_cell *c)
 {
 	struct cell_files files;
 
 	name_files(&files, r, c);
+	if (r->request.on_metal && restore_machine(&files))
+		return EXIT_BROKEN;
 	remove_files(&files, true);
+	return 0;
 }
 
 static int provision_one(struct run *r, size_t i)
@@ -799,6 +861,8 @@ int run_walk(struct run *r)
 			 r->plan[i].reason);
 		tell_findings(r, &r->plan[i]);
 	}
+	if (r->wedged)
+		return rc; /* whatever is written now waits for ever */
 	code = rc ? rc : interrupted ? EXIT_INTERRUPTED : exit_code(r);
 	journal_write(r->dir, "run-end", rc || interrupted ? cut : complete);
 	if (!r->request.json)

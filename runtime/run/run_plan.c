@@ -250,32 +250,43 @@ static int missing(const char *fmt, ...)
 	return EXIT_NEED;
 }
 
-/* The most that a cell of any arm may write, and the largest guest. */
-static void largest_cell(const struct run *r, uint64_t *disk_mib, uint64_t *memory_mib)
+/* The largest cell of any arm: what it may write onto its scratch disk, all that it may write, its guest's memory. */
+struct largest {
+	uint64_t scratch_bytes, disk_mib, memory_mib;
+};
+
+static uint64_t larger(uint64_t a, uint64_t b)
 {
+	return a > b ? a : b;
+}
+
+static struct largest largest_cell(const struct run *r)
+{
+	struct largest most = { 0 };
 	static struct scenario s;
 	char err[ERR_SIZE];
 	struct arm arm;
 
-	*disk_mib = *memory_mib = 0;
 	for (size_t i = 0; i < r->n_cells; i++) {
-		uint64_t mib;
+		uint64_t scratch;
 
 		s = r->scenario;
 		if (scenario_arm(&s, r->plan[i].arm, &arm, err, sizeof(err)) ||
 		    scenario_apply(&s, &arm, err, sizeof(err)))
 			continue; /* refused when the plan was made */
-		mib = (scenario_place(&s) * 512 + scenario_box_size(&s)) >> 20;
-		*disk_mib = mib > *disk_mib ? mib : *disk_mib;
-		mib = s.opts.memory + s.opts.dimms * s.opts.dimm_mib;
-		*memory_mib = mib > *memory_mib ? mib : *memory_mib;
+		scratch = scenario_place(&s) * 512;
+		most.scratch_bytes = larger(most.scratch_bytes, scratch);
+		most.disk_mib =
+			larger(most.disk_mib, ((r->request.device ? 0 : scratch) + scenario_box_size(&s)) >> 20);
+		most.memory_mib = larger(most.memory_mib, s.opts.memory + s.opts.dimms * s.opts.dimm_mib);
 	}
+	return most;
 }
 
 /* What the guests that we make have, and this machine may lack. */
-static int check_metal(const struct scenario *s)
+static int check_metal(const struct scenario *s, bool has_disk)
 {
-	bool dm = false;
+	bool dm = has_disk; /* which device mapper holds for us */
 
 	if (geteuid() != 0)
 		return missing("--on metal: only root may make devices and groups and change the kernel's settings; "
@@ -287,8 +298,9 @@ static int check_metal(const struct scenario *s)
 	for (size_t i = 0; i < s->n_workloads; i++)
 		for (const char *const *m = s->workloads[i].workload->modules; m && *m; m++)
 			dm |= strncmp(*m, "dm-", 3) == 0 && !strchr(*m, '?');
-	module_load("loop?");
-	if (access("/dev/loop-control", R_OK | W_OK) < 0)
+	if (!has_disk)
+		module_load("loop?");
+	if (!has_disk && access("/dev/loop-control", R_OK | W_OK) < 0)
 		return missing("--on metal: /dev/loop-control: %s: the scratch disk is a file behind a loop device",
 			       strerror(errno));
 	if (dm)
@@ -302,12 +314,11 @@ static int check_metal(const struct scenario *s)
 int run_check_needs(const struct run *r)
 {
 	const struct scenario *s = &r->scenario;
-	uint64_t disk_need, memory, have;
+	const struct largest most = largest_cell(r);
+	uint64_t disk_need = most.disk_mib + SPARE_DISK_MIB, have;
 	int err, rc;
 
-	largest_cell(r, &disk_need, &memory);
-	disk_need += SPARE_DISK_MIB;
-	rc = r->request.on_metal ? check_metal(s) : 0;
+	rc = r->request.on_metal ? check_metal(s, r->request.device) : 0;
 	if (rc)
 		return rc;
 	if (!r->request.on_metal && !need_program(QEMU_BINARY))
@@ -318,10 +329,10 @@ int run_check_needs(const struct run *r)
 				return missing("%s is not installed, workload %s needs it: run 'make deps'", *p,
 					       s->workloads[i].workload->name);
 	have = need_memory_mib();
-	if (!r->request.on_metal && have < memory + SPARE_MEM_MIB)
+	if (!r->request.on_metal && have < most.memory_mib + SPARE_MEM_MIB)
 		return missing("%" PRIu64 " MiB of memory are available, a guest of %" PRIu64 " MiB needs %" PRIu64
 			       ": --memory MIB makes it smaller",
-			       have, memory, memory + SPARE_MEM_MIB);
+			       have, most.memory_mib, most.memory_mib + SPARE_MEM_MIB);
 	err = need_disk_mib(r->request.out, &have);
 	if (err)
 		return missing("--out %s: %s", r->request.out, strerror(-err));
@@ -330,4 +341,17 @@ int run_check_needs(const struct run *r)
 			       ": --out DIR puts results elsewhere",
 			       r->request.out, have, disk_need);
 	return 0;
+}
+
+int run_claim_disk(const struct run *r)
+{
+	char text[2 * PATH_MAX];
+	int err;
+
+	if (!r->request.device)
+		return 0;
+	err = metal_claim_disk(r->request.device, largest_cell(r).scratch_bytes, text, sizeof(text));
+	if (err)
+		log_err("%s", text);
+	return err == -EINVAL ? EXIT_USAGE : err ? EXIT_NEED : 0;
 }

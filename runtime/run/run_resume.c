@@ -38,6 +38,8 @@ int run_begin(struct run *r)
 	int rc = run_check_needs(r);
 
 	if (!rc)
+		rc = run_claim_disk(r);
+	if (!rc)
 		rc = run_provision(r);
 	if (!rc && interrupted)
 		rc = EXIT_INTERRUPTED;
@@ -91,7 +93,7 @@ static int take_up(struct run *r)
 		if (r->plan[i].state == CELL_STARTED)
 			rc = run_end_interrupted(r, &r->plan[i]);
 		else if (r->plan[i].state == CELL_ENDED)
-			run_sweep_cell(r, &r->plan[i]);
+			rc = run_sweep_cell(r, &r->plan[i]);
 	}
 	for (size_t i = 0; !rc && i < n; i++)
 		if (r->plan[i].state == CELL_ENDED && r->plan[i].interrupted && !is_replaced(r, &r->plan[i]))
@@ -144,6 +146,9 @@ int run_take_up(struct run *r, const char *dir, const struct run_request *how)
 	begun = !rc && anything_begun(r);
 	if (!rc)
 		rc = take_up(r);
+	/* Only now: a cell that was cut off had it until it was undone. */
+	if (!rc && anything_open(r))
+		rc = run_claim_disk(r);
 	if (rc)
 		return rc;
 	if (!anything_open(r))

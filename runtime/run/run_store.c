@@ -97,6 +97,8 @@ static char *command_line(const struct run_request *q)
 	FILE *f = open_memstream(&text, &size);
 
 	fprintf(f, "headroom run %s%s", q->scenario, q->on_metal ? " --on metal" : "");
+	if (q->device)
+		fprintf(f, " --device %s", q->device);
 	for (size_t i = 0; i < q->n_kernels && !q->on_metal; i++)
 		fprintf(f, " --kernel %s", q->kernels[i]);
 	fprintf(f, " --seed %" PRIu64, q->seed);
@@ -133,6 +135,7 @@ static json_t *request_json(const struct run_request *q)
 
 	json_put_text(o, "scenario", q->scenario);
 	json_put_text(o, "on", q->on_metal ? "metal" : "guest");
+	json_put_text(o, "device", q->device);
 	if (q->n_kernels == 1)
 		json_put_text(o, "kernel", q->kernels[0]);
 	else
@@ -325,6 +328,7 @@ static bool read_request(struct run_request *q, const json_t *root)
 
 	q->scenario = text_of(root, "scenario");
 	q->on_metal = text_of(o, "on") && strcmp(text_of(o, "on"), "metal") == 0;
+	q->device = text_of(o, "device");
 	q->modules = text_of(o, "modules");
 	q->accel = text_of(o, "accel");
 	q->arms = text_of(o, "arms");

@@ -14,7 +14,7 @@
 	X(setup_s)                                                                                                     \
 	X(run_s)                                                                                                       \
 	X(ramp_s) X(overlap_s) X(verify_s) X(period_ms) X(canary_ms) X(wq_trace_kib) X(wq_trace_ms) X(bystander_mib)
-#define FOR_EACH_STRING(X) X(cell) X(scenario) X(arm) X(run_id) X(scratch)
+#define FOR_EACH_STRING(X) X(cell) X(scenario) X(arm) X(run_id) X(scratch) X(holder)
 
 int spec_write(const struct spec *s, char *buf, size_t size)
 {

@@ -31,6 +31,7 @@ struct spec_workload {
 struct spec {
 	char cell[80], scenario[64], arm[64], run_id[32];
 	char scratch[PATH_MAX]; /* the block device, or on metal the file that becomes one */
+	char holder[48];	/* name of the device that is made to claim the scratch disk; "": it is ours anyway */
 	uint64_t seed;
 	unsigned setup_s, run_s, verify_s; /* deadlines of the phases */
 	unsigned ramp_s, overlap_s; /* of the load: between two beginnings; from the last one to the stop, 0: none */

@@ -10,6 +10,7 @@
 #include "dev/loopdev.h"
 #include "dev/swapdev.h"
 #include "hotplug/memrange.h"
+#include "run/devguard.h"
 #include "run/workload.h"
 
 #include <errno.h>
@@ -67,6 +68,26 @@ static int remove_group(const char *path)
 	return -EBUSY;
 }
 
+/* Switch those off that were not on before. One that somebody else has come to use stays on. */
+static int restore_controllers(const char *path, const char *before)
+{
+	char now[256], had[258], word[80], off[80], *rest = now, *name;
+	int err = 0;
+
+	if (sysfile_read(path, now, sizeof(now)) < 0)
+		return -errno;
+	snprintf(had, sizeof(had), " %s ", before);
+	while (!err && (name = strsep(&rest, " "))) {
+		snprintf(word, sizeof(word), " %.64s ", name);
+		snprintf(off, sizeof(off), "-%.64s", name);
+		if (*name && !strstr(had, word))
+			err = sysfile_write(path, off);
+		if (err == -EBUSY)
+			err = 0;
+	}
+	return err;
+}
+
 /* One that is online already refuses. */
 static int block_online(const char *path, const char *state)
 {
@@ -115,6 +136,10 @@ static int undo_line(char *line)
 		err = dmdev_remove(what);
 	else if (strcmp(kind, "loop") == 0)
 		err = loopdev_detach(what, old);
+	else if (strcmp(kind, "disk") == 0)
+		err = devguard_clear(what, old);
+	else if (strcmp(kind, "controllers") == 0)
+		err = restore_controllers(what, old);
 	else if (strcmp(kind, "cgroup") == 0)
 		err = remove_group(what);
 	else if (strcmp(kind, "cgroup-tree") == 0)

@@ -4,10 +4,11 @@
  * the way that repairs after a kill -9 is the way that is taken every time.
  *
  * A line is KIND<tab>WHAT<tab>OLD: `knob` (write OLD back into the file WHAT), `dm` (remove the device WHAT), `loop`
- * (take the loop device WHAT off the file OLD), `cgroup` (remove the group's directory WHAT), `cgroup-tree` (kill all
- * in the group of the name WHAT, remove it with all below), `swap` (swap off from the device WHAT), `memory-block`
- * (write OLD into its state, the file WHAT, unless it is online), `dimm` (have the host plug in the guest's DIMM of the
- * number WHAT, unless it is in).
+ * (take the loop device WHAT off the file OLD), `disk` (clear what the run OLD has left on the disk WHAT), `cgroup`
+ * (remove the group's directory WHAT), `cgroup-tree` (kill all in the group of the name WHAT, remove it with all
+ * below), `controllers` (in the file WHAT, switch off what OLD does not have), `swap` (swap off from the device WHAT),
+ * `memory-block` (write OLD into its state, the file WHAT, unless it is online), `dimm` (have the host plug in the
+ * guest's DIMM of the number WHAT, unless it is in).
  */
 #ifndef HEADROOM_UNDO_H
 #define HEADROOM_UNDO_H

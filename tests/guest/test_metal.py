@@ -9,7 +9,7 @@ import time
 
 import pytest
 
-from conftest import assert_nothing_left, cell, default_kernel, headroom, journal, lines, only_run, small
+from conftest import TOP, assert_nothing_left, cell, default_kernel, headroom, journal, lines, only_run, small
 
 QEMU = "qemu-system-x86_64"
 # What a machine has and a run may change: it must be the same afterwards.
@@ -19,13 +19,31 @@ STATE = """state() {
         [ ! -f "$file" ] || echo "$file $(cat "$file")"
     done
     ls /dev/mapper /sys/fs/cgroup
+    cat /sys/fs/cgroup/cgroup.subtree_control /sys/devices/system/memory/memory*/state
     losetup -a
     cat /proc/swaps
     grep -c . /proc/mounts
 }
 """
+# What a machine has that a guest is given when it boots.
+PREPARE = """mount -t cgroup2 none /sys/fs/cgroup
+mount -t tracefs none /sys/kernel/tracing
+cd /run/data
+cp -r /lib/modules/$(uname -r) modules
+mv config modules
+mount -o bind modules /lib/modules/$(uname -r)
+modprobe dm-snapshot
+"""
+FINISH = """cd /
+umount /lib/modules/$(uname -r) /run/data
+poweroff -f
+"""
+HELD_MIB = 24  # what the program that looks after a cell locks, which a guest's has outside
 # What cannot be the same: there is no emulator to tell of, and a scratch disk of our own.
 NOT_ON_METAL = {"machine.accel", "host.boot_s", "host.qemu_status"}
+# How long dying groups took to go: there when it took any time.
+BY_CHANCE = {f"{where}.{name}{part}" for name in ("settle_s", "dying_cgroups_half_life_s")
+             for where, part in (("metrics", ""), ("units", ".unit"), ("units", ".better"), ("units", ".label"))}
 ONLY_ON_METAL = {"host.status", "settings.loop.direct_io"}
 
 
@@ -52,11 +70,13 @@ class Machine:
         wrapper.chmod(0o755)
         return headroom("run", *run, "--no-report", env=os.environ | {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"})
 
-    def argv(self):
+    def argv(self, spare):
         # The console's own is kept, the monitor, the black box and the scratch disk are the run's.
         argv, given = [QEMU], iter((self.dir / "argv").read_text().splitlines())
         for word in given:
             value = next(given) if word in ("-chardev", "-mon", "-object", "-device", "-drive", "-append") else ""
+            if "id=box" in value:
+                box_mib = int(value.rpartition("size=")[2]) >> 20
             if "id=qmp" in value or word == "-mon" or "id=box" in value or "memdev=box" in value:
                 continue
             if value.startswith("file,id=console"):
@@ -64,14 +84,23 @@ class Machine:
             if "/scratch" in value:
                 value = re.sub("file=.*", f"file={self.dir}/disk", value)
             argv += [word, f"{value} headroom.shell" if word == "-append" else value] if value else [word]
+        # What the host keeps for a guest the machine has to keep itself, in memory that is locked: the black box, and us.
+        memory = argv.index("-m") + 1
+        argv[memory] = re.sub(r"(\d+)M", lambda m: f"{int(m[1]) + box_mib + HELD_MIB}M", argv[memory], count=1)
+        argv[memory] = re.sub(r"maxmem=(\d+)M", lambda m: f"maxmem={int(m[1]) + box_mib + HELD_MIB}M", argv[memory])
+        if spare:
+            argv += ["-drive", f"if=virtio,format=raw,cache=unsafe,discard=unmap,file={spare}"]
         return argv
 
-    def run(self, script, seconds):
-        """Run a shell script there, in the directory of the data, and take the data out again."""
+    def run(self, script, seconds, spare=None):
+        """
+        Run a shell script there, in the directory of the data, and take the data out again. `spare`: the image of
+        another disk, /dev/vdc.
+        """
         (self.data / "go").write_text(script)
         disk = self.dir / "disk"
         subprocess.run(["/sbin/mke2fs", "-q", "-t", "ext4", "-O", "^has_journal", "-d", self.data, disk, "1G"], check=True)
-        with subprocess.Popen(self.argv(), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as guest:
+        with subprocess.Popen(self.argv(spare), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as guest:
             try:
                 os.set_blocking(guest.stdout.fileno(), False)
                 said, deadline = b"", time.monotonic() + seconds
@@ -103,14 +132,7 @@ def test_a_guest_as_metal_gives_the_record_that_it_gives_from_outside(machine, r
     done = machine.like(scenario, "--arms", "after", "--seed", 5, "--out", results)
     assert done.returncode == 0, done.stderr
     assert_nothing_left(results)
-    out = machine.run(f"""{STATE}
-mount -t cgroup2 none /sys/fs/cgroup
-mount -t tracefs none /sys/kernel/tracing
-cd /run/data
-cp -r /lib/modules/$(uname -r) modules
-mv config modules
-mount -o bind modules /lib/modules/$(uname -r)
-modprobe dm-snapshot
+    out = machine.run(f"""{STATE}{PREPARE}
 state >state.before
 headroom run ./small.ini --on metal --arms after --seed 5 --out refused --no-report 2>refused.err </dev/null
 echo $? >refused.status
@@ -126,10 +148,7 @@ state >state.killed
 headroom resume killed/* --no-report >resumed.out 2>resumed.err </dev/null
 echo $? >resumed.status
 state >state.resumed
-cd /
-umount /lib/modules/$(uname -r) /run/data
-poweroff -f
-""", 240)
+{FINISH}""", 240)
     assert (out / "refused.status").read_text() == "2\n" and "--yes" in (out / "refused.err").read_text()
     assert not (out / "refused").exists()
     assert (out / "status").read_text() == "0\n", (out / "err").read_text()
@@ -151,3 +170,82 @@ poweroff -f
     assert ended == [("001-after-1", "yes"), ("002-after-1", None)]
     assert not list(run.glob("cells/*/undo.log")) and not list(run.glob("cells/*/work"))
     assert_nothing_left(run)
+
+
+def make_spare(machine):
+    """The image of a disk with nothing on it."""
+    spare = machine.dir / "spare"
+    with spare.open("wb") as disk:
+        disk.truncate(2 << 30)
+    return spare
+
+
+def test_a_disk_is_taken_when_it_is_free_and_cleared_also_after_a_kill(machine):
+    scenario = small(machine.data)
+    shutil.copyfile(default_kernel("config"), machine.data / "config")
+    assert machine.like(scenario, "--arms", "after", "--out", machine.dir / "outside").returncode == 0
+    spare = make_spare(machine)
+    out = machine.run(f"""{STATE}{PREPARE}
+state >state.before
+refused() {{
+    headroom run ./small.ini --on metal --yes --arms after --out refused --no-report "$@" 2>&1 </dev/null
+    echo $?
+}}
+refused --device vdc >guard.name
+refused --device /dev/vdb >guard.mounted
+refused --device /dev/vdc --set snapshot-cow.origin_mib=3000 >guard.small
+headroom run ./small.ini --on metal --yes --device /dev/vdc --arms after --seed 7 --out device --no-report >killed.out 2>killed.err </dev/null &
+while ! ls /dev/mapper | grep -q snap; do sleep 0.2; done
+kill -9 $!
+sleep 1
+refused --device /dev/vdc >guard.killed
+headroom resume device/* --no-report >device.out 2>device.err </dev/null
+echo $? >device.status
+state >state.device
+{FINISH}""", 240, spare)
+    for name, status, why in (("name", 2, "whole path"), ("mounted", 3, "mounted on /run/data"), ("small", 3, "2048 MiB"),
+                              ("killed", 3, "is built on it")):
+        said = (out / f"guard.{name}").read_text()
+        assert said.endswith(f"\n{status}\n") and why in said
+    assert not (out / "refused").exists()
+    assert (out / "device.status").read_text() == "0\n", (out / "device.err").read_text()
+    assert (out / "state.device").read_text() == (out / "state.before").read_text()
+    run = only_run(out / "device")
+    ended = [(line["cell"], line.get("interrupted")) for line in journal(run) if line["event"] == "cell-end"]
+    assert ended == [("001-after-1", "yes"), ("002-after-1", None)]
+    assert cell(run, "002-after-1")["verdict"] == "ok"
+    with spare.open("rb") as disk:
+        assert disk.read(4 << 20).strip(b"\0") == b""
+        disk.seek(-(4 << 20), os.SEEK_END)
+        assert disk.read().strip(b"\0") == b""
+
+
+@pytest.mark.parametrize("arm", ["before", "after"])
+def test_storm_on_metal_gives_the_record_that_it_gives_from_outside(machine, results, arm):
+    """On a disk of its own, as any load does that swaps: a file system under it would wait for memory, and we for it."""
+    shutil.copyfile(TOP / "workloads/scenarios/storm.ini", machine.data / "storm.ini")
+    shutil.copyfile(default_kernel("config"), machine.data / "config")
+    # Both in a machine that was started for this arm, which is part of what it sets.
+    done = machine.like("storm", "--arms", arm, "--seed", 7, "--out", results)
+    assert done.returncode == 0, done.stderr
+    out = machine.run(f"""{STATE}{PREPARE}
+state >state.before
+headroom run ./storm.ini --on metal --yes --device /dev/vdc --memory 448 --arms {arm} --seed 7 --out results --no-report >out 2>err </dev/null
+echo $? >status
+state >state.after
+{FINISH}""", 420, make_spare(machine))
+    assert (out / "status").read_text() == "0\n", (out / "err").read_text()
+    assert (out / "state.after").read_text() == (out / "state.before").read_text()
+    name = f"001-{arm}-1"
+    outside, inside = cell(only_run(results), name), cell(only_run(out / "results"), name)
+    assert inside["machine"]["where"] == "metal"
+    for part in ("settings", "mitigations"):
+        assert paths(inside[part]) == paths(outside[part])
+    states = [{what: m["state"] for what, m in record["mitigations"].items()} for record in (inside, outside)]
+    assert states[0] == states[1]
+    # How it fails without its mitigations is chance (OOM kills, a livelock); that it does is not.
+    for record in (inside, outside):
+        assert (record["verdict"] == "ok") is (arm == "after"), record["reason"]
+    if arm == "after":
+        assert paths(inside) - ONLY_ON_METAL - BY_CHANCE == {p for p in paths(outside) - BY_CHANCE if not p.startswith(tuple(NOT_ON_METAL))}
+        assert inside["metrics"]["data_verified"] is True
