@@ -313,12 +313,99 @@ static void what_is_no_file_is_refused_at_once(void **state)
 	end(&f);
 }
 
+/* Which requests fail, and with what; the others do not. */
+struct refusal {
+	unsigned copies; /* by the kernel, that go well first */
+	int copy_err, read_err;
+	unsigned copied, reads;
+};
+
+static int64_t refuse(void *arg, const struct io *io, uint32_t len)
+{
+	struct refusal *r = arg;
+
+	if (io->op == IO_COPY)
+		return r->copied++ < r->copies ? (int64_t)len : r->copy_err;
+	if (io->op == IO_READ && r->reads++ && r->read_err)
+		return r->read_err;
+	return len;
+}
+
+/* From one file to two others, in the page cache; the outcome of the read. */
+static int copy_with(struct refusal *r, struct copy_counters *counters)
+{
+	struct io_opts opts = { .fault = refuse, .fault_arg = r };
+	char *data = malloc(BYTES), *old = malloc(BYTES);
+	struct target *from, *to[2];
+	bool ended = false;
+	struct files f;
+
+	assert_true(data && old);
+	snprintf(f.dir, sizeof(f.dir), "%s", t_dir());
+	assert_int_equal(io_loop_open(&opts, &f.loop), 0);
+	assert_int_equal(
+		copy_client_open(f.loop, &(struct copy_opts){ .staging_bytes = 1 << 20, .subjob_kib = 64 }, &f.copy),
+		0);
+	make_file(&f, "from", BYTES, data);
+	make_file(&f, "to", BYTES, old);
+	make_file(&f, "to2", BYTES, old);
+	assert_int_equal(target_open(f.loop, path_of(&f, "from"), TARGET_READ, TARGET_SYNC, &from), 0);
+	assert_int_equal(target_open(f.loop, path_of(&f, "to"), TARGET_WRITE, TARGET_SYNC, &to[0]), 0);
+	assert_int_equal(target_open(f.loop, path_of(&f, "to2"), TARGET_WRITE, TARGET_SYNC, &to[1]), 0);
+
+	struct copy_job job = { .source = from,
+				.len = BYTES,
+				.n_dests = 2,
+				.dests = { { to[0], 0 }, { to[1], 0 } },
+				.done = told,
+				.owner = &ended };
+
+	copy_submit(f.copy, &job);
+	while (!ended)
+		assert_true(io_run(f.loop, copy_work(f.copy) ? 0 : clock_ns() + DEADLINE_S * NS_PER_S) >= 0);
+	copy_read_counters(f.copy, counters);
+	for (int i = 0; i < 2; i++)
+		target_close(to[i]);
+	target_close(from);
+	if (!job.read_err) {
+		assert_int_equal(job.write_err[0] | job.write_err[1], 0);
+		expect_file(&f, "to", data, BYTES);
+		expect_file(&f, "to2", data, BYTES);
+	}
+	end(&f);
+	free(old);
+	free(data);
+	return job.read_err;
+}
+
+static void what_the_kernel_does_not_copy_is_read_and_written(void **state)
+{
+	struct refusal all = { .copies = UINT32_MAX }, none = { .copy_err = -EXDEV };
+	struct refusal some = { .copies = 9, .copy_err = -EIO };
+	struct refusal bad = { .copies = 9, .copy_err = -EIO, .read_err = -EIO };
+	struct copy_counters c;
+
+	(void)state;
+	assert_int_equal(copy_with(&all, &c), 0);
+	assert_int_equal(c.reads, 0);
+	assert_int_equal(c.bytes, 2 * BYTES);
+	assert_int_equal(copy_with(&none, &c), 0);
+	assert_int_equal(c.reads, BYTES >> 16);
+	assert_int_equal(c.bytes, 2 * BYTES);
+	assert_int_equal(copy_with(&some, &c), 0);
+	assert_true(c.reads > 0 && c.reads < BYTES >> 16);
+	assert_int_equal(c.bytes, 2 * BYTES);
+	/* Who failed is found by reading and writing. */
+	assert_int_equal(copy_with(&bad, &c), -EIO);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(files_are_copied_between_all_back_ends),
 		cmocka_unit_test(also_without_a_ring),
 		cmocka_unit_test(short_transfers_and_shortages_are_survived),
+		cmocka_unit_test(what_the_kernel_does_not_copy_is_read_and_written),
 		cmocka_unit_test(snapshots_of_files_are_kept_reopened_and_merged),
 		cmocka_unit_test(a_shortage_that_does_not_pass_is_told),
 		cmocka_unit_test(what_is_no_file_is_refused_at_once),

@@ -19,7 +19,7 @@
 #define MAX_SLEEPS   10
 #define ACCOUNT_BITS 30 /* of nanoseconds: 1.07 s */
 
-enum part_state { PART_READ, PART_WRITE };
+enum part_state { PART_READ, PART_WRITE, PART_COPY };
 
 /* Memory of one sub-job, and what is done with it. */
 struct copy_part {
@@ -28,6 +28,7 @@ struct copy_part {
 	struct copy_job *job;
 	enum part_state state;
 	bool own_memory; /* beyond the cap: goes back to the system */
+	bool refused;	 /* PART_COPY: by one of its destinations, at least */
 	unsigned slept;
 	uint64_t start; /* of the job's bytes */
 	uint32_t len;
@@ -230,6 +231,26 @@ static void was_read(struct io *io)
 	TAILQ_INSERT_TAIL(&p->client->io, p, at);
 }
 
+static void was_copied(struct io *io)
+{
+	struct copy_part *p = io->owner;
+	struct copy_client *c = p->client;
+
+	if (io->err)
+		p->refused = true;
+	if (--p->inflight)
+		return;
+	io_ends(c);
+	if (!p->refused) {
+		counter_add(&c->count.bytes, (uint64_t)p->len * p->job->n_dests);
+		end_part(p);
+		return;
+	}
+	p->job->staged = true;
+	p->state = PART_READ;
+	TAILQ_INSERT_TAIL(&c->io, p, at);
+}
+
 static struct io *prepare(struct copy_part *p, struct target *t, enum io_op op, uint64_t offset, char *data,
 			  uint32_t len)
 {
@@ -275,6 +296,21 @@ static void prepare_writes(struct copy_part *p)
 		prepare(p, p->job->dests[i].target, IO_WRITE, p->job->dests[i].offset + p->start, p->data, p->len);
 }
 
+static void prepare_copies(struct copy_part *p)
+{
+	const struct copy_job *job = p->job;
+
+	p->refused = false;
+	for (unsigned i = 0; i < job->n_dests; i++) {
+		struct io *io =
+			prepare(p, job->dests[i].target, IO_COPY, job->dests[i].offset + p->start, NULL, p->len);
+
+		io->source = job->source;
+		io->source_offset = job->offset + p->start;
+		io->done = was_copied;
+	}
+}
+
 static int run_io(struct copy_client *c, struct copy_part *p)
 {
 	unsigned n;
@@ -285,6 +321,9 @@ static int run_io(struct copy_client *c, struct copy_part *p)
 	if (p->state == PART_READ) {
 		prepare_reads(p);
 		counter_add(&c->count.reads, p->inflight);
+	} else if (p->state == PART_COPY) {
+		prepare_copies(p);
+		counter_add(&c->count.writes, p->inflight);
 	} else {
 		prepare_writes(p);
 		counter_add(&c->count.writes, p->inflight);
@@ -310,6 +349,17 @@ static bool in_memory(const struct copy_job *job)
 static bool within(const struct target *t, uint64_t offset, uint64_t len)
 {
 	return offset <= t->size && len <= t->size - offset;
+}
+
+/* One copy in the kernel, instead of one out of it and one into it. */
+static bool in_kernel(const struct copy_job *job)
+{
+	if (job->staged || job->n_pieces || !within(job->source, job->offset, job->len))
+		return false;
+	for (unsigned i = 0; i < job->n_dests; i++)
+		if (!target_copies_from(job->dests[i].target, job->source))
+			return false;
+	return true;
 }
 
 static void copy_piece_in_memory(struct copy_client *c, struct copy_job *job, uint64_t from, uint64_t at, uint32_t len)
@@ -360,7 +410,7 @@ static int run_pages(struct copy_client *c, struct copy_job *job)
 			return 1;
 		}
 		p->job = job;
-		p->state = PART_READ;
+		p->state = in_kernel(job) ? PART_COPY : PART_READ;
 		p->slept = 0;
 		p->start = job->next;
 		p->len = (uint32_t)(job->len - job->next < c->subjob_bytes ? job->len - job->next : c->subjob_bytes);
@@ -458,6 +508,7 @@ static void add_job(struct copy_client *c, struct copy_job *job)
 	job->next = 0;
 	job->parts = 0;
 	job->queued = false;
+	job->staged = false;
 	job->read_err = 0;
 	memset(job->write_err, 0, sizeof(job->write_err));
 	counter_add(&c->count.jobs, 1);

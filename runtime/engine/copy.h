@@ -11,6 +11,9 @@
  * and its parts are in the list `io`, each to be read or to be written, or in flight. One call of copy_work() goes
  * through callback, complete, pages and io in this order: what completes frees memory for what waits for it.
  *
+ * Where the kernel can copy by itself it is asked to, and the part has no data; what it refuses, or fails at, is read
+ * and written as ever, and fails there.
+ *
  * Memory: parts are taken when the client is made. When they run out, jobs wait at the head of `pages`; a
  * job that has one needs nothing else to come to the end of it and give it back. All calls, and all callbacks, are of
  * the loop's one thread.
@@ -74,6 +77,7 @@ struct copy_job {
 	uint64_t next; /* bytes of it that were handed out to parts */
 	unsigned parts;
 	bool queued; /* in `pages` */
+	bool staged; /* the kernel was asked to copy it, and did not */
 };
 
 /* Readable from any thread. */

@@ -146,7 +146,7 @@ void io_result(struct io *io, int64_t res)
 	}
 	if (res < 0 || io->op == IO_FLUSH)
 		return end(io, res < 0 ? (int)res : 0);
-	if (res == 0 && io->op == IO_READ && io->offset + io->moved < t->size)
+	if (res == 0 && (io->op == IO_COPY || (io->op == IO_READ && io->offset + io->moved < t->size)))
 		return end(io, -ENODATA);
 	go_on(io, (uint32_t)res);
 }

@@ -23,7 +23,8 @@
 struct io_loop;
 struct target;
 
-enum io_op { IO_READ, IO_WRITE, IO_FLUSH };
+/* IO_COPY: the kernel copies from one file to another, where target_copies_from() says that it may be asked to. */
+enum io_op { IO_READ, IO_WRITE, IO_FLUSH, IO_COPY };
 
 /* One request. It is the caller's, and must stay where it is until done() was called. */
 struct io {
@@ -34,6 +35,8 @@ struct io {
 	uint64_t offset; /* this, `data` and `len` are multiples of the target's block */
 	char *data;
 	uint32_t len;
+	struct target *source; /* IO_COPY: from there; data is not used */
+	uint64_t source_offset;
 	/*
 	 * 0 or -errno. -ENODATA: the file is shorter than it was. What a read finds beyond the end of a file is zero.
 	 */
@@ -102,6 +105,11 @@ void target_close(struct target *t);
 /* A regular file's new size in bytes. */
 int target_resize(struct target *t, uint64_t size);
 const char *target_back_name(enum target_back back);
+/*
+ * Can the kernel be asked to copy from one to the other (copy_file_range(2))? It may still refuse: other file systems,
+ * an old kernel.
+ */
+bool target_copies_from(const struct target *t, const struct target *source);
 
 struct io_opts {
 	unsigned entries; /* of the submission queue; 0: 256 */

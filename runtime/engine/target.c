@@ -52,6 +52,13 @@ static const struct target_ops map_ops = { .start = map_start, .close = map_clos
 
 /* --- sync --- */
 
+static ssize_t copy_in_kernel(struct target *t, const struct io *io, const struct io_part *part)
+{
+	off_t from = (off_t)(io->source_offset + io->moved), to = (off_t)part->offset;
+
+	return copy_file_range(io->source->fd, &from, t->fd, &to, part->len, 0);
+}
+
 static int sync_start(struct target *t, struct io *io)
 {
 	struct io_part part = io_part(io);
@@ -62,6 +69,8 @@ static int sync_start(struct target *t, struct io *io)
 		n = pread(t->fd, part.data, part.len, (off_t)part.offset);
 	else if (io->op == IO_WRITE)
 		n = pwritev2(t->fd, &iov, 1, (off_t)part.offset, io->durable ? RWF_DSYNC : 0);
+	else if (io->op == IO_COPY)
+		n = copy_in_kernel(t, io, &part);
 	else
 		n = fdatasync(t->fd);
 	io_result(io, n < 0 ? -errno : n);
@@ -102,6 +111,11 @@ const char *target_back_name(enum target_back back)
 					     [TARGET_OWN] = "own" };
 
 	return names[back];
+}
+
+bool target_copies_from(const struct target *t, const struct target *source)
+{
+	return t->back == TARGET_SYNC && !t->is_block && source->back == TARGET_SYNC && !source->is_block;
 }
 
 static struct target *new_target(struct io_loop *loop, const struct target_ops *ops, enum target_back back)
