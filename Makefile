@@ -27,7 +27,7 @@ REPEAT   ?= 1
 OUT     ?= results
 # guest, or metal: this very machine.
 ON      ?= guest
-# Of `make bench-recorder` and `make fuzz`:
+# Of `make bench-recorder`, `make bench-engine` and `make fuzz`:
 ROUNDS  ?= 5
 SECONDS ?= 600
 PKGS    := devmapper jansson inih libkmod libcgroup libtracefs libtraceevent liburing blkid mount
@@ -55,7 +55,7 @@ say  = $(if $(filter 1,$V),,@printf '  %-5s %s\n' $1 $2)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps bench bench-recorder fuzz report test check check-asan check-c guest lint clean help FORCE
+.PHONY: all deps bench bench-recorder bench-engine fuzz report test check check-asan check-c guest lint clean help FORCE
 
 all: build/headroom build/headroom-init ## build the suite (build/headroom)
 
@@ -103,6 +103,11 @@ bench-recorder: ## what the flight recorder costs, against sadc, atop and vmstat
 	$(Q)$(MAKE) --no-print-directory FOR=bench-recorder deps || echo 'make bench-recorder: going on with what is there' >&2
 	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_recorder
 	$(Q)$(PYTHON) tests/bench/bench_recorder.py --helper $B/tests/bench/bench_recorder --rounds $(ROUNDS)
+
+bench-engine: ## the copy engine against its peers and the limits of this machine (ROUNDS=5); 8 GiB of disk, 4 GiB of tmpfs
+	$(Q)$(MAKE) --no-print-directory FOR=bench-engine deps || echo 'make bench-engine: going on with what is there' >&2
+	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_engine
+	$(Q)$(PYTHON) tests/bench/bench_engine.py --helper $B/tests/bench/bench_engine --rounds $(ROUNDS)
 
 # What is found stays in build/fuzz; `-merge=1` makes of its corpus what tests/fixtures/klog-corpus is.
 fuzz: ## libFuzzer on the kernel-log classifier (SECONDS=600)

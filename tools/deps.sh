@@ -19,6 +19,9 @@ readonly BENCH=(gcc make 'pkgconf|pkg-config' libc6-dev git
 readonly TEST=(libcmocka-dev python3-pytest chromium chromium-driver python3-selenium clang-format cppcheck shellcheck)
 # The recorder's peers; one that is not there is left out of the table. Debian enables the daemon of atop with the package.
 readonly BENCH_RECORDER=(sysstat atop procps strace)
+# The engine's peers; likewise. The allocators are loaded in front of libc's, so their libraries are enough.
+readonly BENCH_ENGINE=(qemu-utils nbdkit libnbd-bin 'libjemalloc2|libjemalloc-dev' 'libtcmalloc-minimal4t64|libtcmalloc-minimal4'
+	'libmimalloc3|libmimalloc2.0')
 # libFuzzer; its runtime is a package of its own, named after clang's version.
 readonly FUZZ=(make clang 'libclang-rt-14-dev|libclang-rt-19-dev')
 # Building `--kernel debug`. Not among what `make bench` and `make test` install: neither builds one.
@@ -30,6 +33,7 @@ readonly BENCH_PROGRAMS=('gcc|cc' make pkg-config git qemu-system-x86_64 fio str
 readonly BENCH_PKGCONFIG=(devmapper blkid mount jansson inih libkmod libcgroup liburing libtracefs libtraceevent)
 readonly BENCH_PYTHON=(jinja2 plotly numpy scipy)
 readonly BENCH_RECORDER_PROGRAMS=(sar atop vmstat slabtop strace)
+readonly BENCH_ENGINE_PROGRAMS=(qemu-img nbdkit nbdcopy)
 readonly TEST_PROGRAMS=('chromium|chromium-browser|google-chrome' chromedriver clang-format cppcheck shellcheck)
 readonly TEST_PKGCONFIG=(cmocka)
 readonly TEST_PYTHON=(pytest selenium)
@@ -40,11 +44,12 @@ readonly DEBUG_KERNEL_PKGCONFIG=(libelf libcrypto)
 usage()
 {
 	cat <<-END
-	usage: $ME [--for bench|test|bench-recorder|fuzz|debug-kernel] [--print]
+	usage: $ME [--for bench|test|bench-recorder|bench-engine|fuzz|debug-kernel] [--print]
 
 	  --for bench            what building, running and reporting needs (default)
 	  --for test             that, and what the tests need
 	  --for bench-recorder   what building needs, and the peers that the recorder is measured against
+	  --for bench-engine     what building needs, and the peers that the copy engine is measured against
 	  --for fuzz             only what make fuzz needs
 	  --for debug-kernel     only what building a kernel for --kernel debug needs
 	  --print                print what is missing, one a line, and change nothing
@@ -61,7 +66,7 @@ FOR=bench PRINT=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--for)
-		[ $# -ge 2 ] || die $EX_USAGE "--for needs bench, test, bench-recorder, fuzz or debug-kernel (--help)"
+		[ $# -ge 2 ] || die $EX_USAGE "--for needs bench, test, bench-recorder, bench-engine, fuzz or debug-kernel (--help)"
 		FOR=$2
 		shift
 		;;
@@ -75,9 +80,10 @@ case $FOR in
 bench) PACKAGES=("${BENCH[@]}") ;;
 test) PACKAGES=("${BENCH[@]}" "${TEST[@]}") ;;
 bench-recorder) PACKAGES=("${BENCH[@]}" "${BENCH_RECORDER[@]}") ;;
+bench-engine) PACKAGES=("${BENCH[@]}" "${BENCH_ENGINE[@]}") ;;
 fuzz) PACKAGES=("${FUZZ[@]}") ;;
 debug-kernel) PACKAGES=("${DEBUG_KERNEL[@]}") ;;
-*) die $EX_USAGE "--for takes bench, test, bench-recorder, fuzz or debug-kernel, not '$FOR' (--help)" ;;
+*) die $EX_USAGE "--for takes bench, test, bench-recorder, bench-engine, fuzz or debug-kernel, not '$FOR' (--help)" ;;
 esac
 
 # --- another distribution ---------------------------------------------------------------------------------------------
@@ -101,6 +107,7 @@ elsewhere()
 		modules=()
 	fi
 	[ "$FOR" != bench-recorder ] || programs+=("${BENCH_RECORDER_PROGRAMS[@]}")
+	[ "$FOR" != bench-engine ] || programs+=("${BENCH_ENGINE_PROGRAMS[@]}")
 	for entry in "${programs[@]}"; do
 		found=''
 		IFS='|' read -ra alternatives <<<"$entry"
