@@ -399,6 +399,34 @@ static void what_the_kernel_does_not_copy_is_read_and_written(void **state)
 	assert_int_equal(copy_with(&bad, &c), -EIO);
 }
 
+static void make_one_in(const char *dir)
+{
+	char path[PATH_MAX];
+	struct io_loop *loop;
+	struct target *t, *again;
+
+	snprintf(path, sizeof(path), "%s/headroom-test-%d", dir, (int)getpid());
+	assert_int_equal(io_loop_open(NULL, &loop), 0);
+	assert_int_equal(target_open(loop, path, TARGET_WRITE | TARGET_CREATE | TARGET_EXCLUSIVE, TARGET_AUTO, &t), 0);
+	assert_int_equal(target_open(loop, path, TARGET_WRITE | TARGET_CREATE | TARGET_EXCLUSIVE, TARGET_AUTO, &again),
+			 -EEXIST);
+	target_close(t);
+	io_loop_close(loop);
+	assert_int_equal(unlink(path), 0);
+}
+
+/* Trying what a file can do must not find that it is there because we have made it. */
+static void a_file_is_made_and_claimed_in_one(void **state)
+{
+	const char *dir = t_dir();
+
+	(void)state;
+	make_one_in(dir);
+	if (access("/dev/shm", W_OK) == 0)
+		make_one_in("/dev/shm");
+	t_remove(dir);
+}
+
 int main(void)
 {
 	const struct CMUnitTest tests[] = {
@@ -408,6 +436,7 @@ int main(void)
 		cmocka_unit_test(what_the_kernel_does_not_copy_is_read_and_written),
 		cmocka_unit_test(snapshots_of_files_are_kept_reopened_and_merged),
 		cmocka_unit_test(a_shortage_that_does_not_pass_is_told),
+		cmocka_unit_test(a_file_is_made_and_claimed_in_one),
 		cmocka_unit_test(what_is_no_file_is_refused_at_once),
 	};
 

@@ -212,22 +212,29 @@ static int map_all(struct target *t, unsigned flags)
 	return t->map == MAP_FAILED ? -errno : 0;
 }
 
-/* 0; 1: it is not to be had this way; or -errno. */
-static int try_uring(struct target *t, const char *path, unsigned flags)
+static int set_direct(int fd, bool direct)
+{
+	int flags = fcntl(fd, F_GETFL);
+
+	if (flags < 0 || fcntl(fd, F_SETFL, direct ? flags | O_DIRECT : flags & ~O_DIRECT) < 0)
+		return -errno;
+	return 0;
+}
+
+/* 0, or -errno: it is not to be had this way, and is what it was. */
+static int try_uring(struct target *t)
 {
 	int err;
 
 	if (!io_loop_ring(t->loop))
-		return 1;
-	t->fd = open(path, open_flags(flags) | O_DIRECT, 0644);
-	if (t->fd < 0)
-		return errno == EINVAL ? 1 : -errno;
-	err = look(t);
-	if (!err && !takes_nowait(t->fd, t->block))
-		err = 1;
-	if (err) {
-		close(t->fd);
+		return -EOPNOTSUPP;
+	/* Not by open(): where it cannot be had that fails too, but the file has been made. */
+	err = set_direct(t->fd, true);
+	if (err)
 		return err;
+	if (!takes_nowait(t->fd, t->block)) {
+		err = set_direct(t->fd, false);
+		return err ? err : -EOPNOTSUPP;
 	}
 	t->ops = &uring_ops;
 	t->back = TARGET_URING;
@@ -235,7 +242,21 @@ static int try_uring(struct target *t, const char *path, unsigned flags)
 	return 0;
 }
 
-static int open_plain(struct target *t, const char *path, unsigned flags, enum target_back back)
+static int be_plain(struct target *t, unsigned flags, enum target_back back)
+{
+	int err = 0;
+
+	if (back == TARGET_MAP) {
+		err = map_all(t, flags);
+		t->ops = &map_ops;
+	}
+	/* Memory has no blocks. */
+	t->block = t->is_block ? t->block : 1;
+	t->back = back == TARGET_MAP ? TARGET_MAP : TARGET_SYNC;
+	return err;
+}
+
+static int open_as(struct target *t, const char *path, unsigned flags, enum target_back back)
 {
 	int err;
 
@@ -243,25 +264,20 @@ static int open_plain(struct target *t, const char *path, unsigned flags, enum t
 	if (t->fd < 0)
 		return -errno;
 	err = look(t);
-	if (!err && back == TARGET_MAP) {
-		err = map_all(t, flags);
-		t->ops = &map_ops;
-	}
-	if (err) {
+	if (!err && (back == TARGET_AUTO || back == TARGET_URING) && try_uring(t) == 0)
+		return 0;
+	if (!err)
+		err = back == TARGET_URING ? -EINVAL : be_plain(t, flags, back);
+	if (err)
 		close(t->fd);
-		return err;
-	}
-	/* Memory has no blocks. */
-	t->block = t->is_block ? t->block : 1;
-	t->back = back == TARGET_MAP ? TARGET_MAP : TARGET_SYNC;
-	return 0;
+	return err;
 }
 
 int target_open(struct io_loop *loop, const char *path, unsigned flags, enum target_back back, struct target **target)
 {
 	struct target *t;
 	struct stat st;
-	int err = 1;
+	int err;
 
 	/* Before it is opened, because that of a FIFO would wait for somebody to write. */
 	if (stat(path, &st) == 0 && !S_ISREG(st.st_mode) && !S_ISBLK(st.st_mode))
@@ -269,10 +285,7 @@ int target_open(struct io_loop *loop, const char *path, unsigned flags, enum tar
 	t = new_target(loop, &sync_ops, TARGET_SYNC);
 	if (!t)
 		return -ENOMEM;
-	if (back == TARGET_AUTO || back == TARGET_URING)
-		err = try_uring(t, path, flags);
-	if (err == 1)
-		err = back == TARGET_URING ? -EINVAL : open_plain(t, path, flags, back);
+	err = open_as(t, path, flags, back);
 	if (err) {
 		free(t);
 		return err;
