@@ -21,6 +21,7 @@ static const struct command {
 	{ "resume", cmd_resume, "go on with a run that was cut off" },
 	{ "compare", cmd_compare, "lay runs side by side: HTML, Markdown, JSON" },
 	{ "events", cmd_events, "classify a saved kernel log: one JSON line an event" },
+	{ "copy", cmd_copy, "copy a file or a device through the copy engine" },
 	{ "guest", cmd_guest, NULL },
 	{ "core-helper", cmd_core_helper, NULL },
 };
