@@ -86,9 +86,9 @@ test: ## everything: unit tests (also under sanitizers), report tests, guest tes
 	$(Q)$(MAKE) --no-print-directory check check-asan
 	$(Q)$(MAKE) --no-print-directory guest
 
-check: $(TESTS) ## unit tests and report tests: no root, no guest, under a minute
+check: all $(TESTS) ## unit tests, tests of the command line and of the report: no root, no guest
 	$(Q)sh tests/run.sh $(TESTS)
-	$(Q)$(PYTEST) tests/report
+	$(Q)$(PYTEST) tests/cli tests/report
 
 check-asan: ## unit tests under AddressSanitizer and UBSan
 	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check-c
