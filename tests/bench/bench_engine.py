@@ -15,6 +15,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from datetime import datetime, timezone
 
@@ -415,35 +416,31 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--helper", required=True)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--disk", default="build/bench/scratch", help="a directory on the disk that is measured")
-    parser.add_argument("--memory", default="/dev/shm/headroom-bench", help="a directory in a tmpfs")
+    parser.add_argument("--disk", default="build/bench", help="a directory on the disk that is measured")
+    parser.add_argument("--memory", default="/dev/shm", help="a directory in a tmpfs")
     parser.add_argument("--only", help="of these groups, with commas between them")
     parser.add_argument("--out", default="build/bench/engine.json")
     args = parser.parse_args()
     helper = Helper(args.helper)
-    groups = groups_for(helper, args.disk, args.memory)
-    chosen = args.only.split(",") if args.only else list(groups)
-    if not set(chosen) <= set(groups):
-        parser.error(f"--only: there are {', '.join(groups)}")
-    for folder in (args.disk, args.memory):
-        os.makedirs(folder, exist_ok=True)
-    touch = []
-    rows, absent = [], []
-    for name in chosen:
-        group = groups[name]
-        try:
+    os.makedirs(args.disk, exist_ok=True)
+    touch, rows, absent = [], [], []
+    with (tempfile.TemporaryDirectory(prefix="headroom-bench-", dir=args.disk) as disk,
+          tempfile.TemporaryDirectory(prefix="headroom-bench-", dir=args.memory) as memory):
+        groups = groups_for(helper, disk, memory)
+        chosen = args.only.split(",") if args.only else list(groups)
+        if not set(chosen) <= set(groups):
+            parser.error(f"--only: there are {', '.join(groups)}")
+        for name in chosen:
+            group = groups[name]
             group.prepare()
             for i in range(args.rounds):
                 say(f"{name}, round {i + 1} of {args.rounds}")
                 touch.append(helper.run("touch"))
                 group.measure(i)
             group.check()
-        finally:
             group.clean()
-        rows += [row.as_json() for row in group.rows()]
-        absent += group.absent
-    for folder in (args.disk, args.memory):
-        os.rmdir(folder)
+            rows += [row.as_json() for row in group.rows()]
+            absent += group.absent
     result = {
         "schema": "headroom.bench/1", "name": "engine", "utc": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "host": {"kernel": platform.release(), "cpus": os.cpu_count(), "load_average": os.getloadavg(),
