@@ -5,9 +5,11 @@
 #include "engine/ring.h"
 
 #include <errno.h>
+#include <fcntl.h>
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #define ENTRIES 256 /* of the submission queue: the 192 requests of one target, and the poll, in one go */
 /*
@@ -28,6 +30,7 @@ struct io_loop {
 	bool readable;
 	void (*watch_fn)(void *arg);
 	void *watch_arg;
+	int pipe[2]; /* both -1: there is none */
 };
 
 int io_loop_open(const struct io_opts *opts, struct io_loop **loop)
@@ -40,7 +43,7 @@ int io_loop_open(const struct io_opts *opts, struct io_loop **loop)
 		l->opts = *opts;
 	TAILQ_INIT(&l->hungry);
 	TAILQ_INIT(&l->ended);
-	l->watched = -1;
+	l->watched = l->pipe[0] = l->pipe[1] = -1;
 	if (!l->opts.no_uring && ring_open(l->opts.entries ? l->opts.entries : ENTRIES, &l->ring))
 		l->ring = NULL;
 	*loop = l;
@@ -53,7 +56,29 @@ void io_loop_close(struct io_loop *l)
 		return;
 	if (l->ring)
 		ring_close(l->ring);
+	io_loop_drop_pipe(l);
 	free(l);
+}
+
+int io_loop_pipe(struct io_loop *l, int ends[2])
+{
+	if (l->pipe[0] < 0) {
+		if (pipe2(l->pipe, O_CLOEXEC) < 0)
+			return -errno;
+		/* Beyond what one user may have it stays at 64 KiB, and more transfers are needed. */
+		fcntl(l->pipe[1], F_SETPIPE_SZ, PIPE_BYTES);
+	}
+	memcpy(ends, l->pipe, sizeof(l->pipe));
+	return 0;
+}
+
+void io_loop_drop_pipe(struct io_loop *l)
+{
+	for (int i = 0; i < 2; i++) {
+		if (l->pipe[i] >= 0)
+			close(l->pipe[i]);
+		l->pipe[i] = -1;
+	}
 }
 
 int io_loop_memory(struct io_loop *l, void *memory, size_t size)

@@ -106,8 +106,7 @@ void target_close(struct target *t);
 int target_resize(struct target *t, uint64_t size);
 const char *target_back_name(enum target_back back);
 /*
- * Can the kernel be asked to copy from one to the other (copy_file_range(2))? It may still refuse: other file systems,
- * an old kernel.
+ * Can the kernel be asked to copy from one to the other, page cache to page cache? It may still refuse.
  */
 bool target_copies_from(const struct target *t, const struct target *source);
 
@@ -147,6 +146,12 @@ int io_run(struct io_loop *loop, int64_t deadline_ns);
 uint64_t io_pending(const struct io_loop *loop);
 
 /* --- For back ends --- */
+
+/* An empty pipe of PIPE_BYTES, or of what can be had: [0] to read from. Kept for the next. 0 or -errno. */
+#define PIPE_BYTES (1 << 20)
+int io_loop_pipe(struct io_loop *loop, int ends[2]);
+/* There is something in it that nobody wants. */
+void io_loop_drop_pipe(struct io_loop *loop);
 
 struct io_part {
 	uint64_t offset;
