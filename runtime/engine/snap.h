@@ -38,7 +38,7 @@ struct snap_opts {
 	uint32_t cow_threshold;
 	bool durable; /* stores that are right after a power cut: flush and FUA; default true */
 	/*
-	 * With so many copy jobs unfinished, chunks wait for their number to be worth a job; default 8, 0: every
+	 * With so many copy jobs unfinished, chunks wait for their number to be worth a job; default 1, 0: every
 	 * chunk is a job of its own at once (dm-snapshot).
 	 */
 	unsigned gather_jobs;
