@@ -42,13 +42,10 @@
 static struct options {
 	uint64_t chunk, qd, count, seed, gather, threshold, staging, split, subjob;
 	bool durable, sync, nt;
-	unsigned back, order;
+	unsigned back;
 } o;
 
-enum { TOGETHER, AFTER };
-
 static const char *const backs[] = { "auto", "uring", "sync", "map", NULL };
-static const char *const orders[] = { [TOGETHER] = "together", [AFTER] = "after", NULL };
 
 static const struct opt table[] = {
 	{ "chunk", OPT_U64, offsetof(struct options, chunk), "4096", 4096, 1 << 20, .help = "bytes of a chunk" },
@@ -64,8 +61,6 @@ static const struct opt table[] = {
 	{ "sync", OPT_BOOL, offsetof(struct options, sync), "0", .help = "flush the copy" },
 	{ "nt", OPT_BOOL, offsetof(struct options, nt), "0", .help = "memcpy: the engine's copy, past the cache" },
 	{ "back", OPT_ENUM, offsetof(struct options, back), "auto", .choices = backs, .help = "the files' back end" },
-	{ "order", OPT_ENUM, offsetof(struct options, order), "together", .choices = orders,
-	  .help = "cowlimit: when the write to a chunk begins: with the read of it, or after it" },
 	{ 0 },
 };
 
@@ -460,7 +455,7 @@ static int flood(char **paths)
 
 /* --- The bound --- */
 
-/* One of `qd`: a read of a chunk and a write to it. */
+/* One of `qd`: a read of a chunk and a write to it, at the same time. */
 struct cow_io {
 	struct io read, write;
 	unsigned left;
@@ -528,8 +523,6 @@ static void cow_ended(struct io *io)
 		b.read_bytes += o.chunk;
 		if (b.read_bytes >= STORE_BYTES)
 			store_fill();
-		if (o.order == AFTER)
-			io_start(b.loop, &c->write);
 	}
 	if (--c->left)
 		return;
@@ -560,8 +553,7 @@ static void cow_begin(struct cow_io *c)
 				.done = cow_ended,
 				.owner = c };
 	io_start(b.loop, &c->read);
-	if (o.order == TOGETHER)
-		io_start(b.loop, &c->write);
+	io_start(b.loop, &c->write);
 }
 
 static int cowlimit(char **paths)

@@ -3,8 +3,9 @@
 
 Everything is measured in one run and in turn (A B C ... A B C ...), because a machine is not the same machine a minute
 later; a ratio is that of two measurements of the same round. Files are written in full beforehand, and dropped from the
-page cache before each measurement; memory is touched before. The engine has one thread, and is bound to one CPU; peers
-may use all of them. What a copy costs is measured from outside, from the start of the program to its end.
+page cache before each measurement; memory is touched before. What is compared with a bound is bound to one CPU, as the
+bound is; what is compared with other programs may use all, as they may (the engine has one thread). What a copy costs is
+measured from outside, from the start of the program to its end.
 """
 import argparse
 import json
@@ -28,7 +29,9 @@ COWS_4K = 60_000  # two to three seconds
 FLOOD_WRITES = 100_000
 FLOOD_ANONYMOUS_MIB = 32  # and the staging memory
 FLAT_KIB = 1024
-AS_COPY = {"subjob": 1024, "split": 8, "staging": 8192}  # as `headroom copy` has it (cmd_copy.c)
+# As `headroom copy` has it (filecopy.c): with O_DIRECT, and where the kernel copies by itself.
+AS_COPY_DIRECT = {"subjob": 1024, "split": 8, "staging": 8192}
+AS_COPY_CACHED = {"subjob": 1024, "split": 8, "staging": 1024}
 
 
 def say(text):
@@ -85,10 +88,10 @@ class Helper:
         self.pin = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
 
     def argv(self, role, *files, **options):
-        return [*self.pin, self.path, role, *(f"{k}={v}" for k, v in options.items()), *files]
+        return [self.path, role, *(f"{k}={v}" for k, v in options.items()), *files]
 
     def run(self, role, *files, **options):
-        return json.loads(run_timed(self.argv(role, *files, **options))[2])
+        return json.loads(run_timed(self.pin + self.argv(role, *files, **options))[2])
 
 
 class Series:
@@ -152,7 +155,7 @@ def and_sync(argv):
 
 def copiers_on_disk(helper):
     return [
-        Copier("headroom", lambda s, d: helper.argv("copy", s, d, sync=1, **AS_COPY)),
+        Copier("headroom", lambda s, d: helper.argv("copy", s, d, sync=1, **AS_COPY_DIRECT)),
         Copier("dd 1M direct", lambda s, d: ["dd", f"if={s}", f"of={d}", "bs=1M", "iflag=direct", "oflag=direct",
                                              "conv=notrunc,fdatasync", "status=none"]),
         Copier("cp, sync", lambda s, d: and_sync(["cp", "--reflink=never", s, d]), truncates=True),
@@ -165,7 +168,7 @@ def copiers_on_disk(helper):
 
 def copiers_in_memory(helper):
     return [
-        Copier("headroom", lambda s, d: helper.argv("copy", s, d, **AS_COPY)),
+        Copier("headroom", lambda s, d: helper.argv("copy", s, d, **AS_COPY_CACHED)),
         Copier("dd 1M", lambda s, d: ["dd", f"if={s}", f"of={d}", "bs=1M", "conv=notrunc", "status=none"]),
         Copier("cp", lambda s, d: ["cp", "--reflink=never", s, d], truncates=True),
         Copier("qemu-img -m16 -W", lambda s, d: ["qemu-img", "convert", "-n", "-W", "-m", "16", "-f", "raw", "-O", "raw",
@@ -228,7 +231,7 @@ def rows_of_disk_copy(ours, peers):
 
 def rows_of_memory_copy(ours, peers):
     return [Row("2 GiB copy, tmpfs", ours.speed, [p.speed for p in peers], 1.0,
-                "memory: each byte is read and written once")]
+                "the kernel's splice(2) from page to page, which is what the engine asks it for")]
 
 
 # --- Copy on write ---
@@ -273,25 +276,22 @@ class Cow:
 
 ORIGIN_AND_STORE = {"origin": ORIGIN_BYTES, "store-0": STORE_BYTES}
 FOUR_STORES = {"origin": ORIGIN_BYTES} | {f"store-{i}": STORE_BYTES for i in range(4)}
-BOUND = "no ordering"
+BOUND = "the device, no ordering"
 
 
 def cow_on_disk(helper, folder, chunk, depth, count, target, limit):
-    """Of the two orders in which the bound can do its work the faster one counts."""
     options = {"chunk": chunk, "qd": depth, "count": count}
     files = ["origin", "store-0"]
     subjects = {
-        f"{BOUND}, read and write at once": ("cowlimit", files, options | {"order": "together"}),
+        BOUND: ("cowlimit", files, options),
         "headroom": ("cow", files, options),
-        f"{BOUND}, read then write, twice as many": ("cowlimit", files, options | {"order": "after", "qd": 2 * depth}),
         "headroom, durable": ("cow", files, options | {"durable": 1, "count": min(count, 20_000)}),
     }
 
     def rows(speed, _last):
-        bounds = [s for name, s in speed.items() if name.startswith(BOUND)]
         what = f"COW on disk, {chunk >> 10} KiB, QD {depth}"
-        return [Row(what, speed["headroom"], bounds, target, limit),
-                Row(what + ", flush and FUA", speed["headroom, durable"], bounds, None,
+        return [Row(what, speed["headroom"], [speed[BOUND]], target, limit),
+                Row(what + ", flush and FUA", speed["headroom, durable"], [speed[BOUND]], None,
                     "the device's flush, once for each commit")]
 
     return Cow(helper, folder, f"cow-{chunk >> 10}k-{depth}", subjects, rows, ORIGIN_AND_STORE)
@@ -356,7 +356,7 @@ class Flood(Cow):
 
 def groups_for(helper, disk, memory):
     latency = "four dependent I/Os (read, data, exception, origin): a QD of 32 is seldom 32 at the device"
-    device = "the device: it is kept full, and the order costs what it costs"
+    device = "the device: a quarter more I/Os than the bound has (data and exceptions in batches), and each COW waits for four"
     return {
         "copy-disk": Copies(disk, copiers_on_disk(helper), rows_of_disk_copy),
         "copy-memory": Copies(memory, copiers_in_memory(helper), rows_of_memory_copy),
