@@ -7,6 +7,7 @@
 #include "base/spawn.h"
 #include "commands.h"
 #include "run/copystate.h"
+#include "run/devguard.h"
 #include "run/filecopy.h"
 
 #include <errno.h>
@@ -65,6 +66,7 @@ struct copy {
 	char state_path[PATH_MAX];
 	struct stat source_st, dest_st;
 	bool dest_there;
+	bool taken_up; /* an earlier part of this copy is there */
 	struct copystate state;
 	uint64_t resumed_at;
 	struct io_loop *loop;
@@ -145,18 +147,27 @@ static int look_at_both(struct copy *c)
 	return 0;
 }
 
+static const char *how_to_begin_anew(const struct copy *c)
+{
+	return c->dest_there && S_ISBLK(c->dest_st.st_mode) ? "to begin anew, remove that file, and wipe the device"
+							    : "begin anew with --force";
+}
+
 static int take_up(struct copy *c, const struct copystate *old)
 {
 	if (!copystate_same_source(old, &c->state)) {
-		log_err("copy: %s has changed since the copy was begun; begin anew with --force", c->request.source);
+		log_err("copy: %s has changed since the copy was begun, says %s; %s", c->request.source, c->state_path,
+			how_to_begin_anew(c));
 		return EXIT_NEED;
 	}
 	c->state.dest = c->dest_there ? copystate_file(&c->dest_st, 0) : (struct copystate_file){ 0 };
 	if (!copystate_same_dest(old, &c->state)) {
-		log_err("copy: %s is not the one that the copy was begun to; begin anew with --force", c->request.dest);
+		log_err("copy: %s is not the one that the copy was begun to, says %s; %s", c->request.dest,
+			c->state_path, how_to_begin_anew(c));
 		return EXIT_NEED;
 	}
 	c->resumed_at = old->done;
+	c->taken_up = true;
 	return 0;
 }
 
@@ -168,14 +179,15 @@ static int look_at_state(struct copy *c)
 	int err = copystate_load(c->state_path, &old);
 
 	if (err && err != -ENOENT && !r->force) {
-		log_err("copy: %s: %s; begin anew with --force", c->state_path,
-			err == -EBADMSG ? "it is damaged" : strerror(-err));
+		log_err("copy: %s: %s; %s", c->state_path, err == -EBADMSG ? "it is damaged" : strerror(-err),
+			how_to_begin_anew(c));
 		return EXIT_NEED;
 	}
 	if (!err && r->resume)
 		return take_up(c, &old);
 	if (!err && !r->force) {
-		log_err("copy: %s: a copy was cut off; go on with --resume, or begin anew with --force", c->state_path);
+		log_err("copy: %s: a copy was cut off; go on with --resume, or %s", c->state_path,
+			how_to_begin_anew(c));
 		return EXIT_NEED;
 	}
 	if (r->resume && c->dest_there && (S_ISBLK(c->dest_st.st_mode) || c->dest_st.st_size)) {
@@ -189,19 +201,49 @@ static int look_at_state(struct copy *c)
 	return 0;
 }
 
+/* Does something lie on it? 0, or -errno with what it is. */
+static int find_signature(const char *node, char *what, size_t size)
+{
+	int fd = open(node, O_RDONLY | O_CLOEXEC), found;
+
+	if (fd < 0) {
+		snprintf(what, size, "%s", strerror(errno));
+		return -errno;
+	}
+	found = devguard_signature(fd, what, size);
+	close(fd);
+	if (found < 0)
+		snprintf(what, size, "%s", strerror(-found));
+	return found > 0 ? -EBUSY : found;
+}
+
 /*
- * May this device be written to? That nobody has claimed it (a mount, swap, a device on top of it) the kernel answers
- * when it is opened exclusively. What lies on it and is not in use is for the device guard to find: here.
+ * May this device be written to? Only if nobody uses it, and nothing lies on it but what an earlier part of this copy
+ * has put there. Whether it is open elsewhere is asked when it is opened.
  */
 static int guard_device(const struct copy *c)
 {
+	char node[PATH_MAX], what[PATH_MAX];
+	int err = 0;
+
 	if (!c->dest_there || !S_ISBLK(c->dest_st.st_mode))
 		return 0;
 	if (c->request.force) {
 		log_err("copy: %s is a device: --force is for files", c->request.dest);
 		return EXIT_USAGE;
 	}
-	return 0;
+	if (!realpath(c->request.dest, node)) {
+		log_err("copy: %s: %s", c->request.dest, strerror(errno));
+		return EXIT_NEED;
+	}
+	err = devguard_used(&devguard_this_machine, c->dest_st.st_rdev, node, what, sizeof(what));
+	if (!err && !c->taken_up)
+		err = find_signature(node, what, sizeof(what));
+	if (!err)
+		return 0;
+	log_err("copy: %s: only a device that nobody uses, and with nothing on it, is written to: %s", c->request.dest,
+		what);
+	return EXIT_NEED;
 }
 
 /* What the source takes on its disk, at the most. */
@@ -619,9 +661,9 @@ static int prepare(struct copy *c)
 	int err;
 
 	if (!rc)
-		rc = guard_device(c);
-	if (!rc)
 		rc = look_at_state(c);
+	if (!rc)
+		rc = guard_device(c);
 	if (!rc)
 		rc = check_room(c);
 	if (rc)

@@ -316,9 +316,11 @@ bool filecopy_compare_ended(const struct filecopy *f)
 int filecopy_open(struct filecopy *f, struct io_loop *loop, struct target *source, struct target *dest,
 		  unsigned throttle_pct)
 {
+	/* What the kernel copies needs no memory, and it does so one at a time. */
 	struct copy_opts opts = { .subjob_kib = FILECOPY_SUBJOB_KIB,
 				  .split = FILECOPY_SPLIT,
-				  .staging_bytes = FILECOPY_JOBS * JOB_BYTES,
+				  .staging_bytes =
+					  target_copies_from(dest, source) ? PIECE_BYTES : FILECOPY_JOBS * JOB_BYTES,
 				  .throttle_pct = throttle_pct };
 
 	memset(f, 0, sizeof(*f));
