@@ -161,7 +161,10 @@ int filecopy_step(struct filecopy *f, bool stop, int64_t deadline_ns)
 {
 	int n;
 
-	if (!stop)
+	/* Who stops us does not want to wait for what sleeps. */
+	if (stop)
+		copy_set_throttle(f->client, 100);
+	else
 		begin_next(f);
 	look_how_far(f);
 	if (copy_work(f->client) || (!stop && has_more(f) && f->n_busy < FILECOPY_JOBS))
