@@ -1,10 +1,10 @@
 # SPDX-License-Identifier: MIT
-# headroom: one Makefile, no recursion but for `check-asan`. `make help` lists the targets, V=1 shows the commands.
+# headroom: one Makefile, no recursion but for `check-asan` and `check-tsan`. `make help` lists the targets, V=1 shows the commands.
 
 V       ?= 0
 SAN     ?=
 WERROR  ?= 1
-B       := build/$(if $(SAN),san,plain)
+B       := build/$(if $(SAN),san$(if $(filter thread,$(SAN)),-thread),plain)
 ifeq ($(origin CC),default)
 CC      := gcc
 endif
@@ -46,6 +46,7 @@ SRCS  := $(filter-out runtime/guest/init.c,$(sort $(wildcard runtime/*.c runtime
 OBJS  := $(SRCS:%.c=$B/%.o)
 LIB   := $(filter-out $B/runtime/main.o,$(OBJS))
 TESTS := $(patsubst %.c,$B/%,$(sort $(wildcard tests/test_*.c)))
+ENGINE_TESTS := $(filter $B/tests/test_engine_%,$(TESTS))
 C_FILES  := $(sort $(wildcard runtime/*.[ch] runtime/*/*.[ch] cgroups/*.[ch] hotplug/*.[ch] workloads/*.[ch] tests/*.[ch] tests/bench/*.[ch]))
 SH_FILES := $(sort $(wildcard runtime/guest/*.sh tests/*.sh tests/*/*.sh tools/*.sh)) .ci/run
 
@@ -55,7 +56,7 @@ say  = $(if $(filter 1,$V),,@printf '  %-5s %s\n' $1 $2)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps bench bench-recorder bench-engine fuzz report test check check-asan check-c guest lint clean help FORCE
+.PHONY: all deps bench bench-recorder bench-engine fuzz report test check check-asan check-tsan check-c check-engine guest lint clean help FORCE
 
 all: build/headroom build/headroom-init ## build the suite (build/headroom)
 
@@ -83,7 +84,7 @@ report: all ## write the report of the newest run (or of RUNS="DIR...") again
 test: ## everything: unit tests (also under sanitizers), report tests, guest tests
 	$(Q)$(MAKE) --no-print-directory FOR=test deps
 	$(Q)$(MAKE) --no-print-directory all
-	$(Q)$(MAKE) --no-print-directory check check-asan
+	$(Q)$(MAKE) --no-print-directory check check-asan check-tsan
 	$(Q)$(MAKE) --no-print-directory guest
 
 check: all $(TESTS) ## unit tests, tests of the command line and of the report: no root, no guest
@@ -93,8 +94,15 @@ check: all $(TESTS) ## unit tests, tests of the command line and of the report: 
 check-asan: ## unit tests under AddressSanitizer and UBSan
 	$(Q)$(MAKE) --no-print-directory SAN=address,undefined check-c
 
+# 30 seeds of the snapshot engine's model, which has one thread; the tests with several are all there.
+check-tsan: ## the engine's unit tests under ThreadSanitizer
+	$(Q)HEADROOM_SEEDS=30 $(MAKE) --no-print-directory SAN=thread check-engine
+
 check-c: $(TESTS)
 	$(Q)sh tests/run.sh $(TESTS)
+
+check-engine: $(ENGINE_TESTS)
+	$(Q)sh tests/run.sh $(ENGINE_TESTS)
 
 guest: all ## tests that boot guests
 	$(Q)$(PYTEST) tests/guest
@@ -131,7 +139,7 @@ lint: ## formatting, static analysis, shell scripts
 	$(Q)shellcheck $(SH_FILES)
 
 clean: ## remove what was built (not build/cache: kernels and images)
-	$(Q)rm -rf build/plain build/san build/headroom build/headroom-init
+	$(Q)rm -rf build/plain build/san build/san-thread build/headroom build/headroom-init
 
 help: ## this list
 	@sed -n 's/^\([a-z-]*\):[^#]*## /  \1\t/p' $(MAKEFILE_LIST) | expand -t 20
@@ -147,6 +155,10 @@ $B/headroom-init: runtime/guest/init.c $B/flags
 $B/tests/bench/%: $B/tests/bench/%.o $(LIB) $B/objs
 	$(call say,LD,$@)
 	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(PKG_LIBS) $(LDLIBS)
+# The engine stands alone: only its own objects are linked.
+$(ENGINE_TESTS): $B/tests/%: $B/tests/%.o $(filter $B/runtime/engine/%,$(OBJS)) $B/objs
+	$(call say,LD,$@)
+	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) -luring -lcmocka $(LDLIBS)
 $B/tests/%: $B/tests/%.o $(LIB) $B/objs
 	$(call say,LD,$@)
 	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(PKG_LIBS) -lcmocka $(LDLIBS)
