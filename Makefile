@@ -42,12 +42,12 @@ PKG_CFLAGS := $(shell $(PKG_CONFIG) --cflags $(PKGS) 2>/dev/null)
 PKG_LIBS   := $(shell $(PKG_CONFIG) --libs $(PKGS) 2>/dev/null)
 
 # runtime/guest/init.c is a program of its own: the guest's first process.
-SRCS  := $(filter-out runtime/guest/init.c,$(sort $(wildcard runtime/*.c runtime/*/*.c cgroups/*.c hotplug/*.c workloads/*.c)))
+SRCS  := $(filter-out runtime/guest/init.c,$(sort $(wildcard runtime/*.c runtime/*/*.c cgroups/*.c hotplug/*.c workloads/*.c workloads/common/*.c)))
 OBJS  := $(SRCS:%.c=$B/%.o)
 LIB   := $(filter-out $B/runtime/main.o,$(OBJS))
 TESTS := $(patsubst %.c,$B/%,$(sort $(wildcard tests/test_*.c)))
 ENGINE_TESTS := $(filter $B/tests/test_engine_%,$(TESTS))
-C_FILES  := $(sort $(wildcard runtime/*.[ch] runtime/*/*.[ch] cgroups/*.[ch] hotplug/*.[ch] workloads/*.[ch] tests/*.[ch] tests/bench/*.[ch]))
+C_FILES  := $(sort $(wildcard runtime/*.[ch] runtime/*/*.[ch] cgroups/*.[ch] hotplug/*.[ch] workloads/*.[ch] workloads/common/*.[ch] tests/*.[ch] tests/bench/*.[ch]))
 SH_FILES := $(sort $(wildcard runtime/guest/*.sh tests/*.sh tests/*/*.sh tools/*.sh)) .ci/run
 
 Q   := $(if $(filter 1,$V),,@)

@@ -12,12 +12,12 @@
  * What is proved afterwards: the origin holds the new data (fio's own checksums, read back past the page cache), and
  * every snapshot still holds the old data, compared block by block with the pattern that was written before.
  */
+#include "workloads/common/cow_stack.h"
+
 #include "base/clock.h"
-#include "base/pattern.h"
 #include "base/sysfile.h"
 #include "dev/dmdev.h"
 #include "run/facts.h"
-#include "run/undo.h"
 #include "run/workload.h"
 
 #include <errno.h>
@@ -30,12 +30,7 @@
 #include <string.h>
 #include <unistd.h>
 
-#define SECTORS_PER_MIB	  2048ULL
-#define MAX_SNAPSHOTS	  64
-#define BLOCK		  PATTERN_BLOCK /* unit of the old data's pattern and of its verification */
-#define SLAB_BUF	  (1U << 20)	/* read and written at once */
-#define EXCEPTION_BYTES	  16		/* struct disk_exception, drivers/md/dm-snap-persistent.c */
-#define DEFAULT_COW_LIMIT 2048ULL	/* DEFAULT_COW_THRESHOLD, drivers/md/dm-snap.c; seed 000 */
+#define DEFAULT_COW_LIMIT 2048ULL /* DEFAULT_COW_THRESHOLD, drivers/md/dm-snap.c; seed 000 */
 #define WQ_MITIGATION	  "wq-cpu-intensive"
 #define WQ_STALL_MS	  1000.0 /* a canary's wait that a working pool does not show, TCG included (10 to 250 ms) */
 #define NO_COW_LIMIT	  UINT32_MAX /* the largest value; 0 would mean one copy at a time since Linux 5.4 */
@@ -50,11 +45,6 @@ struct snapshot_opts {
 	unsigned pattern, prefill, write_snapshots, damage;
 };
 
-/* Sizes after scaling, in sectors. */
-struct layout {
-	uint64_t origin, written, cow, chunk;
-};
-
 static const char *const pattern_choices[] = { "seq", "random", NULL };
 static const char *const prefill_choices[] = { "pattern", "zero", NULL };
 static const char *const damage_choices[] = { "none", "origin", "snapshot", NULL };
@@ -62,7 +52,7 @@ static const char *const write_snapshots_choices[] = { "none", "first-after", "a
 
 #define FIELD(name) offsetof(struct snapshot_opts, name)
 static const struct opt snapshot_options[] = {
-	{ "snapshots", OPT_U64, FIELD(snapshots), "8", 1, MAX_SNAPSHOTS, NULL, NULL, "snapshots of the one origin" },
+	{ "snapshots", OPT_U64, FIELD(snapshots), "8", 1, COW_STACK_MAX, NULL, NULL, "snapshots of the one origin" },
 	{ "chunk_kib", OPT_U64, FIELD(chunk_kib), "4", 4, 1024, NULL, "KiB", "chunk size, a power of two" },
 	{ "persistent", OPT_BOOL, FIELD(persistent), "yes", 0, 0, NULL, NULL,
 	  "exceptions kept on disk (P) or not (N)" },
@@ -119,24 +109,33 @@ static const struct metric snapshot_metrics[] = {
 	{ 0 },
 };
 
-static struct layout layout_of(const struct snapshot_opts *o)
+/* Sectors of the origin after scaling, and of what is written to it. */
+static uint64_t origin_sectors(const struct snapshot_opts *o)
 {
-	uint64_t chunk = o->chunk_kib * 2;
-	struct layout l = { .chunk = chunk };
+	return o->origin_mib / o->scale * COW_SECTORS_PER_MIB;
+}
 
-	l.origin = o->origin_mib / o->scale * SECTORS_PER_MIB;
-	l.written = o->write_mib ? o->write_mib / o->scale * SECTORS_PER_MIB : l.origin;
-	l.cow = o->cow_mib * SECTORS_PER_MIB;
-	if (!o->cow_mib) {
-		uint64_t chunks = (l.origin + chunk - 1) / chunk;
-		uint64_t per_area = o->chunk_kib * 1024 / EXCEPTION_BYTES;
+static uint64_t written_sectors(const struct snapshot_opts *o)
+{
+	return o->write_mib ? o->write_mib / o->scale * COW_SECTORS_PER_MIB : origin_sectors(o);
+}
 
-		/* Persistent: a header chunk, and an area of exceptions for every `per_area` chunks of data. */
-		l.cow = chunks * chunk;
-		if (o->persistent)
-			l.cow += chunk * (1 + chunks / per_area + 1);
-	}
-	return l;
+/* `c` NULL: for its sizes. */
+static struct cow_stack stack_of(const struct cell *c, const struct snapshot_opts *o)
+{
+	struct cow_stack s = {
+		.cell = c,
+		.origin = origin_sectors(o),
+		.chunk = o->chunk_kib * 2,
+		.store = o->cow_mib * COW_SECTORS_PER_MIB,
+		.n = (unsigned)o->snapshots,
+		.persistent = o->persistent,
+		.zeros = o->prefill == PREFILL_ZERO,
+	};
+
+	if (!s.store)
+		s.store = cow_store_sectors(s.origin, s.chunk, s.persistent);
+	return s;
 }
 
 static int check(const void *opts, char *err, size_t err_size)
@@ -158,45 +157,10 @@ static int check(const void *opts, char *err, size_t err_size)
 
 static uint64_t scratch_sectors(const void *opts, uint64_t memory_mib)
 {
-	const struct snapshot_opts *o = opts;
-	struct layout l = layout_of(o);
+	struct cow_stack s = stack_of(NULL, opts);
 
 	(void)memory_mib;
-	return l.origin + o->snapshots * l.cow;
-}
-
-/* --- Names --- */
-
-struct name {
-	char text[64];
-};
-
-static struct name name_of(const char *run_id, const char *what)
-{
-	struct name n;
-
-	snprintf(n.text, sizeof(n.text), "%s-%s", run_id, what);
-	return n;
-}
-
-static struct name numbered(const char *run_id, const char *what, uint64_t i)
-{
-	struct name n;
-
-	snprintf(n.text, sizeof(n.text), "%s-%s-%" PRIu64, run_id, what, i);
-	return n;
-}
-
-struct node {
-	char path[96];
-};
-
-static struct node node_of(struct name name)
-{
-	struct node n;
-
-	snprintf(n.path, sizeof(n.path), "/dev/mapper/%s", name.text);
-	return n;
+	return cow_stack_sectors(&s);
 }
 
 static bool dm_name(const void *opts, const char *run_id, unsigned i, char *buf, size_t size)
@@ -205,136 +169,43 @@ static bool dm_name(const void *opts, const char *run_id, unsigned i, char *buf,
 
 	if (i >= o->snapshots)
 		return false;
-	snprintf(buf, size, "%s", numbered(run_id, "snap", i).text);
+	snprintf(buf, size, "%s", cow_numbered(run_id, "snap", i).text);
 	return true;
-}
-
-/* --- The old data --- */
-
-/* What `len` bytes from `offset` of the origin held before. */
-static void old_data(const struct cell *c, uint64_t offset, void *buf, size_t len)
-{
-	const struct snapshot_opts *o = c->opts;
-
-	if (o->prefill == PREFILL_ZERO) {
-		memset(buf, 0, len);
-		return;
-	}
-	for (size_t at = 0; at < len; at += BLOCK)
-		pattern_fill(c->seed, (offset + at) / BLOCK, (char *)buf + at);
-}
-
-static int write_old_data(const struct cell *c, const char *path, uint64_t bytes)
-{
-	void *buf = aligned_alloc(BLOCK, SLAB_BUF);
-	int fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC);
-	int err = !buf ? -ENOMEM : fd < 0 ? -errno : 0;
-
-	for (uint64_t at = 0; !err && at < bytes; at += SLAB_BUF) {
-		size_t len = bytes - at < SLAB_BUF ? (size_t)(bytes - at) : SLAB_BUF;
-		ssize_t n;
-
-		old_data(c, at, buf, len);
-		n = pwrite(fd, buf, len, (off_t)at);
-		if (n < 0)
-			err = -errno;
-		else if ((size_t)n != len)
-			err = -EIO;
-		if (!err && cell_should_stop(c))
-			err = -ETIMEDOUT;
-	}
-	if (fd >= 0)
-		close(fd);
-	free(buf);
-	if (err)
-		cell_fail(c, "fill %s: %s", path, strerror(-err));
-	return err;
 }
 
 /* --- Set-up --- */
 
-static int create(const struct cell *c, struct name name, uint64_t sectors, const char *target, const char *params)
-{
-	int err = undo_note("dm", name.text, NULL);
-
-	if (!err)
-		err = dmdev_create(name.text, sectors, target, params);
-	if (err)
-		cell_fail(c, "create %s (%s %s): %s", name.text, target, params, strerror(-err));
-	return err;
-}
-
-static int create_slice(const struct cell *c, struct name name, uint64_t start, uint64_t sectors)
-{
-	char params[160];
-
-	snprintf(params, sizeof(params), "%s %" PRIu64, c->scratch, c->scratch_start + start);
-	return create(c, name, sectors, "linear", params);
-}
-
 /* A snapshot is taken while the origin stands still. */
 struct taking {
-	const struct cell *cell;
+	const struct cow_stack *stack;
 	uint64_t number;
-	struct layout layout;
 };
 
 static int take_snapshot(void *arg)
 {
 	const struct taking *t = arg;
-	const struct snapshot_opts *o = t->cell->opts;
-	const char *id = t->cell->run_id;
-	char params[256];
 
-	snprintf(params, sizeof(params), "%s %s %s %" PRIu64, node_of(name_of(id, "real")).path,
-		 node_of(numbered(id, "cow", t->number)).path, o->persistent ? "P" : "N", t->layout.chunk);
-	return create(t->cell, numbered(id, "snap", t->number), t->layout.origin, "snapshot", params);
-}
-
-/* A persistent store is made anew when its first chunk holds no header. */
-static int zero_header(const struct cell *c, const char *path, size_t bytes)
-{
-	void *zero = aligned_alloc(BLOCK, bytes);
-	int fd = open(path, O_WRONLY | O_DIRECT | O_CLOEXEC), err = !zero ? -ENOMEM : fd < 0 ? -errno : 0;
-
-	if (!err) {
-		memset(zero, 0, bytes);
-		if (write(fd, zero, bytes) != (ssize_t)bytes)
-			err = -EIO;
-	}
-	if (fd >= 0)
-		close(fd);
-	free(zero);
-	if (err)
-		cell_fail(c, "clear %s: %s", path, strerror(-err));
-	return err;
+	return cow_map_snapshot(t->stack, t->number);
 }
 
 static int setup(struct cell *c)
 {
-	const struct snapshot_opts *o = c->opts;
-	struct layout l = layout_of(o);
-	struct name real = name_of(c->run_id, "real"), origin = name_of(c->run_id, "origin");
+	const struct cow_stack s = stack_of(c, c->opts);
+	struct cow_name origin = cow_name(c->run_id, "origin");
+	struct cow_node real = cow_node(cow_name(c->run_id, "real"));
+	int err = cow_make_origin(&s);
 	char params[160];
-	int err;
 
-	err = create_slice(c, real, 0, l.origin);
-	if (!err && o->prefill == PREFILL_PATTERN)
-		err = write_old_data(c, node_of(real).path, l.origin * 512);
-	snprintf(params, sizeof(params), "%s 0", node_of(real).path);
+	snprintf(params, sizeof(params), "%s 0", real.path);
 	if (!err)
-		err = create(c, origin, l.origin, "linear", params);
+		err = cow_create(c, origin, s.origin, "linear", params);
+	for (uint64_t i = 0; !err && i < s.n; i++) {
+		struct taking taking = { &s, i };
 
-	for (uint64_t i = 0; !err && i < o->snapshots; i++) {
-		struct name cow = numbered(c->run_id, "cow", i);
-		struct taking taking = { c, i, l };
-
-		err = create_slice(c, cow, l.origin + i * l.cow, l.cow);
+		err = cow_make_store(&s, i);
 		if (!err)
-			err = zero_header(c, node_of(cow).path, l.chunk * 512);
-		if (!err)
-			err = dmdev_swap_table(origin.text, l.origin, "snapshot-origin", node_of(real).path,
-					       take_snapshot, &taking);
+			err = dmdev_swap_table(origin.text, s.origin, "snapshot-origin", real.path, take_snapshot,
+					       &taking);
 		if (err)
 			cell_fail(c, "take snapshot %" PRIu64 " of %s: %s", i, origin.text, strerror(-err));
 	}
@@ -352,9 +223,8 @@ static void fio_section(FILE *f, const char *name, const char *path, uint64_t of
 static int write_job_file(const struct cell *c, const char *path, bool origin, uint64_t snapshots)
 {
 	const struct snapshot_opts *o = c->opts;
-	struct layout l = layout_of(o);
-	uint64_t block = o->block_kib * 1024;
-	uint64_t share = l.written * 512 / o->writers / BLOCK * BLOCK;
+	uint64_t block = o->block_kib * 1024, bytes = written_sectors(o) * 512;
+	uint64_t share = bytes / o->writers / COW_STACK_BLOCK * COW_STACK_BLOCK;
 	FILE *f = fopen(path, "we");
 	char name[32];
 
@@ -367,16 +237,15 @@ static int write_job_file(const struct cell *c, const char *path, bool origin, u
 		"[global]\nthread=1\nioengine=psync\nbs=%" PRIu64 "\nrw=%s\nverify=crc32c\nverify_interval=%u\n"
 		"verify_fatal=1\nverify_state_save=0\nend_fsync=1\nallow_file_create=0\nrandseed=%" PRIu64 "\n"
 		"randrepeat=1\n",
-		block, o->pattern ? "randwrite" : "write", BLOCK, c->seed);
+		block, o->pattern ? "randwrite" : "write", COW_STACK_BLOCK, c->seed);
 	for (uint64_t i = 0; origin && i < o->writers; i++) {
-		uint64_t bytes = i + 1 < o->writers ? share : l.written * 512 - share * i;
-
 		snprintf(name, sizeof(name), "origin-%" PRIu64, i);
-		fio_section(f, name, node_of(name_of(c->run_id, "origin")).path, share * i, bytes);
+		fio_section(f, name, cow_node(cow_name(c->run_id, "origin")).path, share * i,
+			    i + 1 < o->writers ? share : bytes - share * i);
 	}
 	for (uint64_t i = 0; i < snapshots; i++) {
 		snprintf(name, sizeof(name), "snap-%" PRIu64, i);
-		fio_section(f, name, node_of(numbered(c->run_id, "snap", i)).path, 0, l.written * 512);
+		fio_section(f, name, cow_node(cow_numbered(c->run_id, "snap", i)).path, 0, bytes);
 	}
 	return fclose(f) == 0 ? 0 : -EIO;
 }
@@ -402,16 +271,17 @@ static int run_fio(const struct cell *c, const char *label, bool origin, uint64_
 static int do_damage(const struct cell *c)
 {
 	const struct snapshot_opts *o = c->opts;
-	struct name name = o->damage == DAMAGE_ORIGIN ? name_of(c->run_id, "real") : numbered(c->run_id, "cow", 0);
+	struct cow_name name =
+		o->damage == DAMAGE_ORIGIN ? cow_name(c->run_id, "real") : cow_numbered(c->run_id, "cow", 0);
 	/* In a persistent store chunk 0 is the header, 1 the first exceptions, 2 the first copy. */
 	uint64_t chunk = o->damage == DAMAGE_SNAPSHOT && o->persistent ? 2 : 0;
-	void *noise = aligned_alloc(BLOCK, BLOCK);
-	int fd = open(node_of(name).path, O_WRONLY | O_DIRECT | O_CLOEXEC);
+	void *noise = aligned_alloc(COW_STACK_BLOCK, COW_STACK_BLOCK);
+	int fd = open(cow_node(name).path, O_WRONLY | O_DIRECT | O_CLOEXEC);
 	int err = !noise ? -ENOMEM : fd < 0 ? -errno : 0;
 
 	if (!err) {
-		memset(noise, 0x5a, BLOCK);
-		if (pwrite(fd, noise, BLOCK, (off_t)(chunk * o->chunk_kib * 1024)) != BLOCK)
+		memset(noise, 0x5a, COW_STACK_BLOCK);
+		if (pwrite(fd, noise, COW_STACK_BLOCK, (off_t)(chunk * o->chunk_kib * 1024)) != COW_STACK_BLOCK)
 			err = -EIO;
 	}
 	if (fd >= 0)
@@ -429,7 +299,7 @@ static int run(struct cell *c)
 	const struct snapshot_opts *o = c->opts;
 	const char *const *mode = o->direct ? direct : buffered;
 	uint64_t parallel = o->write_snapshots == WRITE_ALL_PARALLEL ? o->snapshots : 0;
-	uint64_t mib = layout_of(o).written / SECTORS_PER_MIB * (1 + parallel);
+	uint64_t mib = written_sectors(o) / COW_SECTORS_PER_MIB * (1 + parallel);
 	int64_t begin = clock_ns(), took_ms;
 	int rc = run_fio(c, "fio-write", true, parallel, mode);
 
@@ -446,85 +316,6 @@ static int run(struct cell *c)
 }
 
 /* --- The proof --- */
-
-struct snapshot_check {
-	uint64_t number;
-	int fd;
-	uint64_t bad_blocks;
-};
-
-/* Find the blocks that differ and say which, the first ones by place. */
-static void report_difference(const struct cell *c, struct snapshot_check *s, uint64_t at, const char *want,
-			      const char *got, size_t len)
-{
-	for (size_t i = 0; i < len; i += BLOCK) {
-		if (memcmp(want + i, got + i, BLOCK) == 0)
-			continue;
-		if (s->bad_blocks++ == 0)
-			cell_corrupt(c, "snapshot %" PRIu64 ": block at byte %" PRIu64 " is not the old data",
-				     s->number, at + i);
-	}
-}
-
-static int compare_snapshots(const struct cell *c, struct snapshot_check *s, size_t n, uint64_t bytes)
-{
-	char *want = aligned_alloc(BLOCK, SLAB_BUF), *got = aligned_alloc(BLOCK, SLAB_BUF);
-	int err = want && got ? 0 : -ENOMEM;
-
-	for (uint64_t at = 0; !err && n && at < bytes; at += SLAB_BUF) {
-		size_t len = bytes - at < SLAB_BUF ? (size_t)(bytes - at) : SLAB_BUF;
-
-		old_data(c, at, want, len);
-		for (size_t i = 0; !err && i < n; i++) {
-			ssize_t got_len = pread(s[i].fd, got, len, (off_t)at);
-
-			if (got_len != (ssize_t)len) {
-				err = got_len < 0 ? -errno : -EIO;
-				cell_fail(c, "read snapshot %" PRIu64 " at byte %" PRIu64 ": %s", s[i].number, at,
-					  strerror(-err));
-			} else if (memcmp(want, got, len) != 0) {
-				report_difference(c, &s[i], at, want, got, len);
-			}
-		}
-		if (!err && cell_should_stop(c))
-			err = -ETIMEDOUT;
-	}
-	free(want);
-	free(got);
-	return err;
-}
-
-/* Open the snapshots that should hold old data; those that overflowed hold nothing and are reported as such. */
-static int open_snapshots(const struct cell *c, uint64_t first, struct snapshot_check *s, size_t *n)
-{
-	const struct snapshot_opts *o = c->opts;
-
-	for (uint64_t i = 0; i < o->snapshots; i++) {
-		struct name name = numbered(c->run_id, "snap", i);
-		char status[128] = "";
-		int err = dmdev_status(name.text, status, sizeof(status));
-
-		if (err) {
-			cell_fail(c, "status of %s: %s", name.text, strerror(-err));
-			return err;
-		}
-		if (strcmp(status, "Invalid") == 0 || strcmp(status, "Overflow") == 0) {
-			cell_event("snapshot-invalid", "%s: status %s", name.text, status);
-			continue;
-		}
-		if (i < first)
-			continue;
-		s[*n] = (struct snapshot_check){ .number = i };
-		s[*n].fd = open(node_of(name).path, O_RDONLY | O_DIRECT | O_CLOEXEC);
-		if (s[*n].fd < 0) {
-			err = -errno;
-			cell_fail(c, "open %s: %s", name.text, strerror(-err));
-			return err;
-		}
-		++*n;
-	}
-	return 0;
-}
 
 /* Did a job of this fio find data that is not what was written? It says so with EILSEQ. */
 static bool found_bad_data(const struct cell *c, const char *label)
@@ -574,18 +365,16 @@ static int verify(struct cell *c)
 	const struct snapshot_opts *o = c->opts;
 	bool parallel = o->write_snapshots == WRITE_ALL_PARALLEL, after = o->write_snapshots == WRITE_FIRST_AFTER;
 	uint64_t rewritten = parallel ? o->snapshots : after ? 1 : 0;
-	struct snapshot_check s[MAX_SNAPSHOTS];
+	const struct cow_stack s = stack_of(c, o);
+	struct cow_check checks[COW_STACK_MAX];
 	int64_t begin = clock_ns();
-	uint64_t good = 0;
+	uint64_t good;
 	size_t n = 0;
-	int err = open_snapshots(c, rewritten, s, &n);
+	int err = cow_open_snapshots(&s, rewritten, checks, &n);
 
 	if (!err)
-		err = compare_snapshots(c, s, n, layout_of(o).origin * 512);
-	for (size_t i = 0; i < n; i++) {
-		good += s[i].bad_blocks == 0;
-		close(s[i].fd);
-	}
+		err = cow_compare(&s, checks, n);
+	good = cow_close_snapshots(checks, n);
 	/* What a writer that was killed left on the origin is anybody's guess; fio can only check what it finished. */
 	if (!err && c->run_ok)
 		err = verify_new_data(c, "fio-verify", true, parallel ? o->snapshots : 0);
