@@ -297,6 +297,59 @@ static void a_shortage_that_does_not_pass_is_told(void **state)
 	io_loop_close(loop);
 }
 
+static void count_it(struct io *io)
+{
+	*(unsigned *)io->owner += !io->err;
+}
+
+/* More than the ring takes, of several targets: each gets its turn again and again. */
+static void read_much_of_three_files(enum target_back back)
+{
+	enum { FILES = 3, READS = 300 };
+	static struct io ios[FILES * READS];
+	char *data = aligned_alloc(4096, sizeof(ios) / sizeof(*ios) * 4096), *what = malloc(BYTES);
+	int64_t until = clock_ns() + DEADLINE_S * NS_PER_S;
+	struct target *t[FILES];
+	unsigned n = 0;
+	struct files f;
+
+	assert_true(data && what);
+	begin(&f, false, false);
+	make_file(&f, "file", BYTES, what);
+	for (unsigned i = 0; i < FILES; i++)
+		assert_int_equal(target_open(f.loop, path_of(&f, "file"), TARGET_READ, back, &t[i]), 0);
+	for (unsigned i = 0; i < FILES * READS; i++) {
+		ios[i] = (struct io){ .target = t[i % FILES],
+				      .op = IO_READ,
+				      .offset = i % (BYTES / 4096) * 4096,
+				      .data = data + i * 4096,
+				      .len = 4096,
+				      .done = count_it,
+				      .owner = &n };
+		io_start(f.loop, &ios[i]);
+	}
+	alarm(DEADLINE_S); /* when it does not come back at all */
+	while (n < FILES * READS) {
+		assert_true(io_run(f.loop, until) >= 0);
+		assert_true(clock_ns() < until);
+	}
+	alarm(0);
+	for (unsigned i = 0; i < FILES * READS; i++)
+		assert_memory_equal(ios[i].data, what + ios[i].offset, 4096);
+	for (unsigned i = 0; i < FILES; i++)
+		target_close(t[i]);
+	end(&f);
+	free(data);
+	free(what);
+}
+
+static void more_than_the_ring_takes_has_its_turn(void **state)
+{
+	(void)state;
+	read_much_of_three_files(TARGET_AUTO);
+	read_much_of_three_files(TARGET_SYNC);
+}
+
 /* A FIFO's open would wait for a writer. */
 static void what_is_no_file_is_refused_at_once(void **state)
 {
@@ -436,6 +489,7 @@ int main(void)
 		cmocka_unit_test(what_the_kernel_does_not_copy_is_read_and_written),
 		cmocka_unit_test(snapshots_of_files_are_kept_reopened_and_merged),
 		cmocka_unit_test(a_shortage_that_does_not_pass_is_told),
+		cmocka_unit_test(more_than_the_ring_takes_has_its_turn),
 		cmocka_unit_test(a_file_is_made_and_claimed_in_one),
 		cmocka_unit_test(what_is_no_file_is_refused_at_once),
 	};

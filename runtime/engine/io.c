@@ -221,15 +221,20 @@ static int start_one(struct io_loop *l, struct target *t, struct io *io)
 
 static void start_waiting(struct io_loop *l)
 {
-	struct target *t, *next;
+	/*
+	 * Who cannot begin all it has is put back, and has its turn in the next round: first the kernel must be given
+	 * what it has room for.
+	 */
+	struct target_list hungry = TAILQ_HEAD_INITIALIZER(hungry);
+	struct target *t;
 
-	for (t = TAILQ_FIRST(&l->hungry); t; t = next) {
+	TAILQ_CONCAT(&hungry, &l->hungry, at);
+	while ((t = TAILQ_FIRST(&hungry))) {
 		/* What is tried again is put at the head of the list by io_result(): not twice in a round. */
 		struct io_list list = TAILQ_HEAD_INITIALIZER(list);
 		struct io *io;
 
-		next = TAILQ_NEXT(t, at);
-		TAILQ_REMOVE(&l->hungry, t, at);
+		TAILQ_REMOVE(&hungry, t, at);
 		t->listed = false;
 		TAILQ_CONCAT(&list, &t->waiting, at);
 		while (t->inflight < t->limit && (io = TAILQ_FIRST(&list))) {
