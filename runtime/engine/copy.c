@@ -34,7 +34,7 @@ struct copy_part {
 	uint32_t len;
 	unsigned inflight;
 	char *data;
-	struct io ios[COPY_MAX_PIECES]; /* reads, then writes */
+	struct io ios[]; /* reads, then writes; part_size() of them */
 };
 
 TAILQ_HEAD(job_list, copy_job);
@@ -47,8 +47,8 @@ struct copy_client {
 	bool unbounded, callback_split;
 	char *staging;
 	size_t staging_bytes;
-	struct copy_part *parts;
-	size_t n_parts;
+	char *parts;
+	size_t parts_bytes;
 	struct job_list callback, complete, pages;
 	struct part_list io, free;
 	uint64_t staging_now;
@@ -63,9 +63,24 @@ struct copy_client {
 
 /* --- Parts --- */
 
+/*
+ * With requests for each piece of the smallest size, and for each destination. Of a small sub-job that is few: else its
+ * parts are larger than what they copy.
+ */
+static size_t part_size(const struct copy_client *c)
+{
+	size_t pieces = c->subjob_bytes / COPY_MIN_PIECE;
+
+	if (pieces < COPY_MAX_DESTS)
+		pieces = COPY_MAX_DESTS;
+	else if (pieces > COPY_MAX_PIECES)
+		pieces = COPY_MAX_PIECES;
+	return sizeof(struct copy_part) + pieces * sizeof(struct io);
+}
+
 static struct copy_part *part_from_system(struct copy_client *c)
 {
-	struct copy_part *p = calloc(1, sizeof(*p));
+	struct copy_part *p = calloc(1, part_size(c));
 
 	if (!p)
 		return NULL;
@@ -528,8 +543,10 @@ void copy_submit(struct copy_client *c, struct copy_job *job)
 {
 	uint64_t gathered = 0;
 
-	for (unsigned i = 0; i < job->n_pieces; i++)
+	for (unsigned i = 0; i < job->n_pieces; i++) {
+		assert(job->pieces[i].len >= COPY_MIN_PIECE);
 		gathered += job->pieces[i].len;
+	}
 	assert(job->n_dests <= COPY_MAX_DESTS && job->n_pieces <= COPY_MAX_PIECES && gathered <= c->subjob_bytes);
 	if (job->n_pieces)
 		job->len = gathered;
@@ -545,7 +562,7 @@ void copy_submit(struct copy_client *c, struct copy_job *job)
 
 static int make_parts(struct copy_client *c, struct io_loop *loop)
 {
-	size_t n = c->staging_bytes / c->subjob_bytes;
+	size_t n = c->staging_bytes / c->subjob_bytes, size = part_size(c);
 
 	/* Never none: one more than nothing is the reserve with which a job can always go on. */
 	if (!n)
@@ -557,17 +574,19 @@ static int make_parts(struct copy_client *c, struct io_loop *loop)
 	/* Fewer pages to pin. It may not be had, and goes without. */
 	madvise(c->staging, c->staging_bytes, MADV_HUGEPAGE);
 	memset(c->staging, 0, c->staging_bytes);
-	c->parts = mmap(NULL, n * sizeof(*c->parts), PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE,
-			-1, 0);
+	c->parts_bytes = n * size;
+	c->parts =
+		mmap(NULL, c->parts_bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_POPULATE, -1, 0);
 	if (c->parts == MAP_FAILED) {
 		munmap(c->staging, c->staging_bytes);
 		return -ENOMEM;
 	}
-	c->n_parts = n;
 	for (size_t i = 0; i < n; i++) {
-		c->parts[i].client = c;
-		c->parts[i].data = c->staging + i * c->subjob_bytes;
-		TAILQ_INSERT_TAIL(&c->free, &c->parts[i], at);
+		struct copy_part *p = (struct copy_part *)(void *)(c->parts + i * size);
+
+		p->client = c;
+		p->data = c->staging + i * c->subjob_bytes;
+		TAILQ_INSERT_TAIL(&c->free, p, at);
 	}
 	io_loop_memory(loop, c->staging, c->staging_bytes);
 	c->staging_now = c->staging_bytes;
@@ -591,7 +610,10 @@ int copy_client_open(struct io_loop *loop, const struct copy_opts *opts, struct 
 	c->split = opts && opts->split ? opts->split : SPLIT;
 	c->callback_split = !(opts && opts->no_callback_split);
 	c->unbounded = opts && opts->staging_bytes == UINT64_MAX;
-	c->staging_bytes = opts && opts->staging_bytes && !c->unbounded ? opts->staging_bytes : STAGING_BYTES;
+	/* Without a cap it begins with dm-kcopyd's reserve, one sub-job (RESERVE_PAGES). */
+	c->staging_bytes = c->unbounded			 ? c->subjob_bytes
+			   : opts && opts->staging_bytes ? opts->staging_bytes
+							 : STAGING_BYTES;
 	copy_set_throttle(c, opts ? opts->throttle_pct : 0);
 	c->last_ns = clock_ns();
 	TAILQ_INIT(&c->callback);
@@ -620,7 +642,7 @@ void copy_client_close(struct copy_client *c)
 	assert(!c->count.jobs && !c->io_jobs);
 	assert(TAILQ_EMPTY(&c->callback) && TAILQ_EMPTY(&c->complete) && TAILQ_EMPTY(&c->pages) && TAILQ_EMPTY(&c->io));
 	munmap(c->staging, c->staging_bytes);
-	munmap(c->parts, c->n_parts * sizeof(*c->parts));
+	munmap(c->parts, c->parts_bytes);
 	free(c);
 }
 

@@ -26,6 +26,7 @@
 #define COPY_MAX_DESTS 16
 /* Regions that a gathering job reads; 512 KiB of the smallest chunks, 4 KiB. */
 #define COPY_MAX_PIECES 128
+#define COPY_MIN_PIECE	4096U
 
 struct copy_client;
 
@@ -62,7 +63,7 @@ struct copy_job {
 	/* One region, or, with n_pieces, several regions of the source, one behind the other in each destination. */
 	uint64_t offset, len;
 	const struct copy_piece *pieces;
-	unsigned n_pieces; /* together no more than a sub-job */
+	unsigned n_pieces; /* of COPY_MIN_PIECE bytes at least, together no more than a sub-job */
 	unsigned n_dests;  /* 0: there is nothing to copy */
 	struct copy_dest dests[COPY_MAX_DESTS];
 	void (*done)(struct copy_job *job);
