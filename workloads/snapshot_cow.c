@@ -37,7 +37,6 @@
 
 enum prefill { PREFILL_PATTERN, PREFILL_ZERO };
 enum write_snapshots { WRITE_NONE, WRITE_FIRST_AFTER, WRITE_ALL_PARALLEL };
-enum damage { DAMAGE_NONE, DAMAGE_ORIGIN, DAMAGE_SNAPSHOT };
 
 struct snapshot_opts {
 	uint64_t snapshots, chunk_kib, origin_mib, write_mib, block_kib, writers, cow_mib, scale;
@@ -47,7 +46,6 @@ struct snapshot_opts {
 
 static const char *const pattern_choices[] = { "seq", "random", NULL };
 static const char *const prefill_choices[] = { "pattern", "zero", NULL };
-static const char *const damage_choices[] = { "none", "origin", "snapshot", NULL };
 static const char *const write_snapshots_choices[] = { "none", "first-after", "all-parallel", NULL };
 
 #define FIELD(name) offsetof(struct snapshot_opts, name)
@@ -69,7 +67,7 @@ static const struct opt snapshot_options[] = {
 	  "snapshots that are written too: the first one afterwards, or all at the same time" },
 	{ "cow_mib", OPT_U64, FIELD(cow_mib), "0", 0, 1 << 20, NULL, "MiB",
 	  "size of each COW device; 0: as much as can ever be needed" },
-	{ "damage", OPT_ENUM, FIELD(damage), "none", 0, 0, damage_choices, NULL,
+	{ "damage", OPT_ENUM, FIELD(damage), "none", 0, 0, cow_damage_choices, NULL,
 	  "spoil a block behind the kernel's back after the load, to see that the proof sees it" },
 	{ "scale", OPT_U64, FIELD(scale), "1", 1, 1024, NULL, NULL,
 	  "divides origin_mib and write_mib, to run a large test on a small machine" },
@@ -267,31 +265,6 @@ static int run_fio(const struct cell *c, const char *label, bool origin, uint64_
 	return rc;
 }
 
-/* One block of noise, past the page cache and past dm-snapshot: onto the origin's device or into the first store. */
-static int do_damage(const struct cell *c)
-{
-	const struct snapshot_opts *o = c->opts;
-	struct cow_name name =
-		o->damage == DAMAGE_ORIGIN ? cow_name(c->run_id, "real") : cow_numbered(c->run_id, "cow", 0);
-	/* In a persistent store chunk 0 is the header, 1 the first exceptions, 2 the first copy. */
-	uint64_t chunk = o->damage == DAMAGE_SNAPSHOT && o->persistent ? 2 : 0;
-	void *noise = aligned_alloc(COW_STACK_BLOCK, COW_STACK_BLOCK);
-	int fd = open(cow_node(name).path, O_WRONLY | O_DIRECT | O_CLOEXEC);
-	int err = !noise ? -ENOMEM : fd < 0 ? -errno : 0;
-
-	if (!err) {
-		memset(noise, 0x5a, COW_STACK_BLOCK);
-		if (pwrite(fd, noise, COW_STACK_BLOCK, (off_t)(chunk * o->chunk_kib * 1024)) != COW_STACK_BLOCK)
-			err = -EIO;
-	}
-	if (fd >= 0)
-		close(fd);
-	free(noise);
-	if (err)
-		cell_fail(c, "damage %s: %s", name.text, strerror(-err));
-	return err;
-}
-
 static int run(struct cell *c)
 {
 	static const char *const buffered[2] = { "--do_verify=0", "--direct=0" };
@@ -308,8 +281,11 @@ static int run(struct cell *c)
 		cell_metric_fixed(c, "write_mib_s", (int64_t)mib * 1000 * 1000 / took_ms, 3);
 	if (rc == 0 && o->write_snapshots == WRITE_FIRST_AFTER)
 		rc = run_fio(c, "fio-write-snapshot", false, 1, mode);
-	if (rc == 0 && o->damage != DAMAGE_NONE)
-		rc = do_damage(c);
+	if (rc == 0) {
+		const struct cow_stack s = stack_of(c, o);
+
+		rc = cow_do_damage(&s, o->damage);
+	}
 	if (rc > 0)
 		cell_fail(c, "fio ended with status %d", rc);
 	return rc > 0 ? -ECANCELED : rc;

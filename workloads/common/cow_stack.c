@@ -162,6 +162,35 @@ int cow_map_snapshot(const struct cow_stack *s, uint64_t number)
 	return cow_create(s->cell, cow_numbered(id, "snap", number), s->origin, "snapshot", params);
 }
 
+const char *const cow_damage_choices[] = { "none", "origin", "snapshot", NULL };
+
+int cow_do_damage(const struct cow_stack *s, enum cow_damage damage)
+{
+	const char *id = s->cell->run_id;
+	struct cow_name name = damage == COW_DAMAGE_ORIGIN ? cow_name(id, "real") : cow_numbered(id, "cow", 0);
+	/* In a persistent store chunk 0 is the header, 1 the first exceptions, 2 the first copy. */
+	uint64_t chunk = damage == COW_DAMAGE_SNAPSHOT && s->persistent ? 2 : 0;
+	void *noise;
+	int fd, err;
+
+	if (damage == COW_DAMAGE_NONE)
+		return 0;
+	noise = aligned_alloc(COW_STACK_BLOCK, COW_STACK_BLOCK);
+	fd = open(cow_node(name).path, O_WRONLY | O_DIRECT | O_CLOEXEC);
+	err = !noise ? -ENOMEM : fd < 0 ? -errno : 0;
+	if (!err) {
+		memset(noise, 0x5a, COW_STACK_BLOCK);
+		if (pwrite(fd, noise, COW_STACK_BLOCK, (off_t)(chunk * s->chunk * 512)) != COW_STACK_BLOCK)
+			err = -EIO;
+	}
+	if (fd >= 0)
+		close(fd);
+	free(noise);
+	if (err)
+		cell_fail(s->cell, "damage %s: %s", name.text, strerror(-err));
+	return err;
+}
+
 /* --- The proof --- */
 
 int cow_open_snapshots(const struct cow_stack *s, uint64_t first, struct cow_check *checks, size_t *n)

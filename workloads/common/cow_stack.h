@@ -50,6 +50,11 @@ int cow_make_origin(const struct cow_stack *s);
 int cow_make_store(const struct cow_stack *s, uint64_t number);
 /* Have dm-snapshot read (and write) RUN-snap-N. */
 int cow_map_snapshot(const struct cow_stack *s, uint64_t number);
+enum cow_damage { COW_DAMAGE_NONE, COW_DAMAGE_ORIGIN, COW_DAMAGE_SNAPSHOT };
+extern const char *const cow_damage_choices[];
+/* One block of noise, past who copies: onto the origin's device, or into the first store. To see that the proof sees
+ * it. */
+int cow_do_damage(const struct cow_stack *s, enum cow_damage damage);
 /* What `len` bytes from `offset` of the origin held before. */
 void cow_old_data(const struct cow_stack *s, uint64_t offset, void *buf, size_t len);
 
