@@ -375,6 +375,7 @@ static void fill_sparsely(enum slab_acct acct, double *full, double *refilled)
 	for (unsigned i = 0; i < n; i++)
 		if (random_next(&p.random) % 10)
 			sparse_free(&p, i);
+	slab_trim(s);
 	for (unsigned i = 0; i < n; i++)
 		if (!p.o[i].object && random_next(&p.random) % 9 < 4)
 			sparse_alloc(&p, i);

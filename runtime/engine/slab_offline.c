@@ -11,11 +11,6 @@
 
 #define PAUSE_MS 1 /* between two loops in which nothing could be done */
 
-static struct timespec timespec_of(int64_t ns)
-{
-	return (struct timespec){ .tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S };
-}
-
 /* May it be somebody's? A free one in a magazine is no one's, but only owners tell. */
 static bool may_be_out(const struct slabs *s, const struct slab *slab, unsigned i)
 {
@@ -130,12 +125,14 @@ static int offline(struct slabs *s, unsigned arena, const struct slab_offline *h
 
 int slab_offline(struct slabs *s, unsigned arena, const struct slab_offline *how)
 {
-	struct timespec until = timespec_of(how->deadline_ns);
 	int err;
 
 	/* Another one may be going on. */
-	if (pthread_mutex_clocklock(&s->offline_lock, CLOCK_MONOTONIC, &until))
-		return -EBUSY;
+	while (pthread_mutex_trylock(&s->offline_lock)) {
+		if (clock_ns() >= how->deadline_ns)
+			return -EBUSY;
+		clock_sleep_ms(PAUSE_MS);
+	}
 	atomic_store(&s->cancel, false);
 	err = offline(s, arena, how);
 	pthread_mutex_unlock(&s->offline_lock);
