@@ -134,7 +134,7 @@ lint: ## formatting, static analysis, shell scripts
 # invalidFunctionArg: its posix.cfg takes the -1 of an anonymous mmap for a mistake. registry.c walks a linker section.
 	$(Q)cppcheck --quiet --error-exitcode=1 --enable=warning,performance --inline-suppr --template=gcc \
 		--suppress=missingIncludeSystem --suppress=invalidFunctionArg \
-		--suppress=comparePointers:runtime/run/registry.c --std=c11 --library=gnu,posix -Iruntime -I. -j2 $(filter-out tests/%,$(filter %.c,$(C_FILES)))
+		--suppress=comparePointers:runtime/run/registry.c --std=c11 --library=gnu,posix,tools/queue.cfg -Iruntime -I. -j2 $(filter-out tests/%,$(filter %.c,$(C_FILES)))
 	$(call say,LINT,shellcheck)
 	$(Q)shellcheck $(SH_FILES)
 

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: MIT
-/* Things ordered by where they are: a red-black tree whose nodes lie in the things themselves, so it needs no memory.
- */
+/* Things ordered by where they are: a red-black tree whose nodes lie in the things, so that it needs no memory. */
 #ifndef HEADROOM_ENGINE_ADDRTREE_H
 #define HEADROOM_ENGINE_ADDRTREE_H
 

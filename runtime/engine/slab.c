@@ -129,8 +129,7 @@ void slab_counters(struct slabs *s, struct slab_counters *counters)
 
 	pthread_mutex_lock(&s->threads_lock);
 	counter_copy(counters, &s->counters, sizeof(*counters) / sizeof(uint64_t));
-	LIST_FOREACH(t, &s->threads, at)
-	{
+	LIST_FOREACH (t, &s->threads, at) {
 		uint64_t kept[PER_THREAD];
 
 		counter_copy(kept, &t->allocs, PER_THREAD);

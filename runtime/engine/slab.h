@@ -52,7 +52,7 @@ enum slab_emerg {
 /* What is done about free objects in threads' magazines while an arena goes offline. */
 enum slab_pcp {
 	SLAB_PCP_DISABLE,     /* no magazines meanwhile: zone_pcp_disable(), Linux 5.11 */
-	SLAB_PCP_DRAIN_RETRY, /* emptied again in every loop */
+	SLAB_PCP_DRAIN_RETRY, /* emptied again in every loop, and after every object moved */
 	SLAB_PCP_DRAIN_ONCE,  /* once, at the beginning: what comes into one later stays there */
 	SLAB_PCP_NONE,
 };

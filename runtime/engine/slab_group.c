@@ -260,8 +260,8 @@ static void reparent_by_pointer(struct slab_group *g)
 
 	pthread_mutex_lock(&s->group_lock);
 	s->objcg[g->id].dead = true;
-	LIST_FOREACH(o, &g->objcgs, at)
-	o->group = g->parent;
+	LIST_FOREACH (o, &g->objcgs, at)
+		o->group = g->parent;
 	while ((o = LIST_FIRST(&g->objcgs))) {
 		LIST_REMOVE(o, at);
 		LIST_INSERT_HEAD(&g->parent->objcgs, o, at);
@@ -374,8 +374,8 @@ uint64_t slab_group_bytes(struct slab_group *g)
 
 	group_drain_stocks(g->slabs);
 	pthread_mutex_lock(&g->slabs->group_lock);
-	LIST_FOREACH(o, &g->objcgs, at)
-	bytes += o->pages * PAGE_BYTES - o->bytes;
+	LIST_FOREACH (o, &g->objcgs, at)
+		bytes += o->pages * PAGE_BYTES - o->bytes;
 	pthread_mutex_unlock(&g->slabs->group_lock);
 	return bytes;
 }

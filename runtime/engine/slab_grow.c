@@ -161,8 +161,7 @@ static bool has(struct slabs *s, const struct emergency *wanted, uint64_t *steps
 
 	if (s->config.emerg == SLAB_EMERG_RBTREE)
 		return addrtree_has(&s->emerg_tree, wanted, steps);
-	LIST_FOREACH(e, &s->emerg_list, at)
-	{
+	LIST_FOREACH (e, &s->emerg_list, at) {
 		++*steps;
 		if (e == wanted)
 			return true;
@@ -198,8 +197,7 @@ uint64_t emergency_reparent(struct slabs *s, uint32_t from, uint32_t to)
 	uint64_t n = 0;
 
 	pthread_mutex_lock(&s->emerg_lock);
-	LIST_FOREACH(e, &s->emerg_list, at)
-	{
+	LIST_FOREACH (e, &s->emerg_list, at) {
 		n++;
 		if (e->id == from)
 			e->id = to;

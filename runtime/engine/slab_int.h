@@ -82,7 +82,7 @@ struct slab_thread {
 	struct stock stock[STOCKS];
 	pthread_mutex_t lock;
 	LIST_ENTRY(slab_thread) at;
-	struct magazine *mag[]; /* by cache; NULL: it has none yet */
+	struct magazine *mag[]; /* by cache; of a group's own, one that holds nothing until it is needed */
 };
 
 LIST_HEAD(slab_threads, slab_thread);

@@ -57,6 +57,9 @@ static bool move_objects(struct slabs *s, unsigned arena, const struct slab_offl
 
 			count(ok ? &s->counters.migrate_ok : &s->counters.migrate_fail, 1);
 			moved |= ok;
+			/* Or the next is moved to the place of this, which lies on top of the mover's magazine. */
+			if (ok && how->pcp == SLAB_PCP_DRAIN_RETRY)
+				slab_drain(s);
 		}
 	}
 	return moved;
@@ -89,7 +92,7 @@ static void count_stuck(struct slab_thread *t, void *arg)
 	struct stuck *stuck = arg;
 
 	for (uint32_t i = 0; i < t->slabs->n_caches; i++)
-		for (uint32_t k = 0; t->mag[i] && k < t->mag[i]->n; k++)
+		for (uint32_t k = 0; k < t->mag[i]->n; k++)
 			if (page_of(t->slabs, t->mag[i]->object[k]) / ARENA_PAGES == stuck->arena)
 				stuck->n++;
 }

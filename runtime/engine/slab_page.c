@@ -18,6 +18,7 @@ static void *reserve(size_t size)
 {
 	void *memory = mmap(NULL, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
 
+	/* cppcheck-suppress memleak ; it is what is returned */
 	return memory == MAP_FAILED ? NULL : memory;
 }
 
@@ -149,39 +150,45 @@ void page_put_slab(struct slabs *s, const struct slab_cache *c, struct slab *sla
 	count(&s->counters.ready_bytes, c->pages * PAGE_BYTES);
 }
 
-/* A word's free pages that are not touched yet, taken. Returns 0 if there are none in any. */
-static uint64_t take_untouched(struct slabs *s, unsigned *a, unsigned *w)
+/* Free pages of a word that are not touched yet, taken. 0: it has none. */
+static uint64_t take_untouched_of(struct arena *arena, unsigned w)
+{
+	uint64_t pages = arena->free[w] & ~arena->touched[w];
+
+	arena->free[w] &= ~pages;
+	arena->n_free -= (unsigned)__builtin_popcountll(pages);
+	return pages;
+}
+
+/* Those of the first word that has some, and which it is. 0: there are none. */
+static uint64_t take_untouched(struct slabs *s, size_t *word)
 {
 	uint64_t pages = 0;
 
 	pthread_mutex_lock(&s->page_lock);
-	for (*a = 0; *a < s->n_arenas && !pages; ++*a) {
-		struct arena *arena = &s->arena[*a];
+	for (unsigned a = 0; a < s->n_arenas && !pages; a++) {
+		struct arena *arena = &s->arena[a];
 
 		if (arena->n_free == arena->n_ready || atomic_load(&arena->isolated) || arena->offline)
 			continue;
-		for (*w = 0; *w < ARENA_WORDS && !pages; ++*w) {
-			pages = arena->free[*w] & ~arena->touched[*w];
-			arena->free[*w] &= ~pages;
-			arena->n_free -= (unsigned)__builtin_popcountll(pages);
+		for (unsigned w = 0; w < ARENA_WORDS && !pages; w++) {
+			pages = take_untouched_of(arena, w);
+			*word = (size_t)a * ARENA_WORDS + w;
 		}
 	}
 	pthread_mutex_unlock(&s->page_lock);
-	--*a;
-	--*w;
 	return pages;
 }
 
-static void touch_pages(struct slabs *s, unsigned a, unsigned w, uint64_t pages)
+static void touch_pages(char *base, uint64_t pages)
 {
-	char *word = s->base + ((size_t)a * ARENA_PAGES + w * 64) * PAGE_BYTES;
 
 	while (pages) {
 		unsigned from = (unsigned)__builtin_ctzll(pages);
 		uint64_t rest = pages >> from;
 		unsigned n = rest == UINT64_MAX ? 64 : (unsigned)__builtin_ctzll(~rest);
 
-		touch(word + (size_t)from * PAGE_BYTES, (size_t)n * PAGE_BYTES);
+		touch(base + (size_t)from * PAGE_BYTES, (size_t)n * PAGE_BYTES);
 		pages &= n == 64 ? 0 : ~(((1ULL << n) - 1) << from);
 	}
 }
@@ -209,13 +216,13 @@ static void touch_meta(struct slabs *s)
 
 int page_grow(struct slabs *s)
 {
-	unsigned a, w, n;
-	uint64_t pages = take_untouched(s, &a, &w);
+	size_t word = 0;
+	uint64_t pages = take_untouched(s, &word);
+	unsigned n = (unsigned)__builtin_popcountll(pages), a = (unsigned)(word / ARENA_WORDS), w = word % ARENA_WORDS;
 
 	if (!pages)
 		return -ENOSPC;
-	n = (unsigned)__builtin_popcountll(pages);
-	touch_pages(s, a, w, pages);
+	touch_pages(s->base + word * 64 * PAGE_BYTES, pages);
 	count(&s->counters.ready_bytes, (uint64_t)n * PAGE_BYTES);
 	touch_meta(s);
 	pthread_mutex_lock(&s->page_lock);

@@ -77,8 +77,7 @@ void for_each_thread(struct slabs *s, void (*fn)(struct slab_thread *t, void *ar
 	struct slab_thread *t;
 
 	pthread_mutex_lock(&s->threads_lock);
-	LIST_FOREACH(t, &s->threads, at)
-	{
+	LIST_FOREACH (t, &s->threads, at) {
 		gate_close(t);
 		fn(t, arg);
 		gate_open(t);
@@ -91,18 +90,21 @@ void threads_stop(struct slabs *s)
 	struct slab_thread *t;
 
 	pthread_mutex_lock(&s->threads_lock);
-	LIST_FOREACH(t, &s->threads, at)
-	gate_close(t);
-	LIST_FOREACH(t, &s->threads, at)
-	thread_flush(t, NULL);
+	LIST_FOREACH (t, &s->threads, at) {
+		gate_close(t);
+	}
+	LIST_FOREACH (t, &s->threads, at) {
+		thread_flush(t, NULL);
+	}
 }
 
 void threads_start(struct slabs *s)
 {
 	struct slab_thread *t;
 
-	LIST_FOREACH(t, &s->threads, at)
-	gate_open(t);
+	LIST_FOREACH (t, &s->threads, at) {
+		gate_open(t);
+	}
 	pthread_mutex_unlock(&s->threads_lock);
 }
 
@@ -112,8 +114,7 @@ void threads_direct(struct slabs *s, bool direct)
 
 	pthread_mutex_lock(&s->threads_lock);
 	s->direct = direct;
-	LIST_FOREACH(t, &s->threads, at)
-	{
+	LIST_FOREACH (t, &s->threads, at) {
 		gate_close(t);
 		thread_flush(t, NULL);
 		gate_open(t);
@@ -140,7 +141,7 @@ void thread_flush(struct slab_thread *t, void *unused)
 	for (uint32_t i = 0; i < s->n_caches; i++) {
 		struct magazine *m = t->mag[i];
 
-		if (!m || !m->n)
+		if (!m->n)
 			continue;
 		put(s, i, m->object, m->n);
 		m->n = 0;
@@ -148,6 +149,9 @@ void thread_flush(struct slab_thread *t, void *unused)
 	group_unstock(t);
 	count(&s->counters.drains, 1);
 }
+
+/* Empty and full: always the slow way, where a thread gets its own. */
+static struct magazine no_magazine;
 
 /* Touched, so that it is there when it is needed. */
 static struct magazine *make_magazine(const struct slab_cache *c)
@@ -169,18 +173,24 @@ static __attribute__((noinline)) int take_slowly(struct slab_thread *t, uint32_t
 	struct slabs *s = t->slabs;
 	struct slab_cache *c = cache_at(s, cache);
 	struct magazine *m = t->mag[cache];
+	bool use;
 	int n;
 
 	counter_add(&t->mag_misses, 1);
-	if (!m && !t->direct)
-		m = t->mag[cache] = make_magazine(c);
+	if (m == &no_magazine && !t->direct) {
+		struct magazine *own = make_magazine(c);
+
+		if (own)
+			m = t->mag[cache] = own;
+	}
+	use = m->max && !t->direct;
 	pthread_mutex_lock(&c->lock);
-	n = m && !t->direct ? cache_take(s, c, m->object, m->max / 2) : cache_take(s, c, object, 1);
+	n = use ? cache_take(s, c, m->object, m->max / 2) : cache_take(s, c, object, 1);
 	pthread_mutex_unlock(&c->lock);
 	grow_ahead(s);
 	if (n < 0)
 		return n;
-	if (m && !t->direct) {
+	if (use) {
 		*object = m->object[n - 1];
 		m->n = (uint32_t)n - 1;
 	}
@@ -194,7 +204,7 @@ static __attribute__((noinline)) void put_slowly(struct slab_thread *t, uint32_t
 	uint32_t half;
 
 	counter_add(&t->mag_misses, 1);
-	if (!m || t->direct) {
+	if (!m->max || t->direct) {
 		put(t->slabs, cache, &object, 1);
 		return;
 	}
@@ -245,7 +255,7 @@ static inline int take(struct slab_thread *t, uint32_t cache, uint32_t id, void 
 
 	if (unlikely(err))
 		return err;
-	if (unlikely(!m || !m->n || t->direct)) {
+	if (unlikely(!m->n || t->direct)) {
 		err = take_slowly(t, cache, object);
 		if (err && t->objcg)
 			uncharge(t, id, m->charge);
@@ -377,7 +387,7 @@ void slab_free(struct slab_thread *t, void *object)
 	m = t->mag[slab->cache];
 	if (t->objcg)
 		disown(t, slab, object, m->charge);
-	if (unlikely(!m || m->n == m->max || t->direct))
+	if (unlikely(m->n == m->max || t->direct))
 		put_slowly(t, slab->cache, object);
 	else
 		m->object[m->n++] = object;
@@ -388,7 +398,8 @@ void slab_free(struct slab_thread *t, void *object)
 static void free_thread(struct slab_thread *t)
 {
 	for (uint32_t i = 0; i < t->slabs->n_caches; i++)
-		free(t->mag[i]);
+		if (t->mag[i] != &no_magazine)
+			free(t->mag[i]);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
 }
@@ -408,9 +419,15 @@ int slab_thread_open(struct slabs *s, struct slab_thread **thread)
 	t->per_group = s->config.acct == SLAB_ACCT_PER_GROUP;
 	t->stock_max = s->config.stock_pages * PAGE_BYTES;
 	pthread_mutex_init(&t->lock, NULL);
+	for (uint32_t i = 0; i < s->n_caches; i++)
+		t->mag[i] = &no_magazine;
 	for (uint32_t i = 0; i < CLASSES && !err; i++) {
-		t->mag[CLASSES + i] = make_magazine(&s->shared[i]);
-		err = t->mag[CLASSES + i] ? 0 : -ENOMEM;
+		struct magazine *m = make_magazine(&s->shared[i]);
+
+		if (m)
+			t->mag[CLASSES + i] = m;
+		else
+			err = -ENOMEM;
 	}
 	if (err) {
 		free_thread(t);

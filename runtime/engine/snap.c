@@ -324,7 +324,6 @@ static void commit_what_is_copied(struct store *st)
 	if (st->state != STORE_LIVE || st->x.busy || st->committing)
 		return;
 	TAILQ_FOREACH (b, &st->batches, store[st->number].at) {
-		/* cppcheck-suppress uninitvar ; it does not see that the list's head is one */
 		if (!b->copied || exstore_room(&st->x) < b->n)
 			break;
 		for (unsigned i = 0; i < b->n; i++)
