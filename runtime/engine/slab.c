@@ -133,6 +133,7 @@ void slab_counters(struct slabs *s, struct slab_counters *counters)
 		uint64_t kept[PER_THREAD];
 
 		counter_copy(kept, &t->allocs, PER_THREAD);
+		thread_count(t, &counters->allocs, &counters->frees);
 		counters->allocs += kept[0];
 		counters->frees += kept[1];
 		counters->mag_misses += kept[2];

@@ -14,9 +14,28 @@ static const uint16_t class_size[CLASSES] = {
 	640, 768, 896, 1024, 1280, 1536, 1792, 2048, 2560, 3072, 3584, 4096,
 };
 
+#define TWO(class)  class, class
+#define FOUR(class) TWO(class), TWO(class)
+/* A doubling's: `n` times each of its four. */
+#define DOUBLING(n, class) n(class), n(class + 1), n(class + 2), n(class + 3)
+#define EIGHT(class)	   FOUR(class), FOUR(class)
+#define SIXTEEN(class)	   EIGHT(class), EIGHT(class)
+#define THIRTY_TWO(class)  SIXTEEN(class), SIXTEEN(class)
+#define ONE(class)	   class
+
+const uint8_t slab_class[SLAB_MAX_SIZE / 16] = {
+	FOUR(0),
+	DOUBLING(ONE, 1),
+	DOUBLING(TWO, 5),
+	DOUBLING(FOUR, 9),
+	DOUBLING(EIGHT, 13),
+	DOUBLING(SIXTEEN, 17),
+	DOUBLING(THIRTY_TWO, 21),
+};
+
 size_t slab_class_size(size_t size)
 {
-	return size && size <= SLAB_MAX_SIZE ? class_size[class_of(size)] : 0;
+	return size && size <= SLAB_MAX_SIZE ? class_size[slab_class[(size - 1) / 16]] : 0;
 }
 
 /*
@@ -147,25 +166,36 @@ int cache_take(struct slabs *s, struct slab_cache *c, void **object, unsigned wa
 	return (int)got;
 }
 
-static void put_one(struct slabs *s, struct slab_cache *c, void *object)
+static struct slab *slab_at(struct slabs *s, const void *object)
 {
-	struct slab *slab = s->slab_of_page[page_of(s, object)];
-	uint64_t bit = 1ULL << index_in(slab, object);
+	return s->slab_of_page[page_of(s, object)];
+}
 
-	assert(!(slab->free & bit)); /* freed twice */
+/* Those at the beginning that lie in one slab, as they often do. Returns how many. */
+static unsigned put_some(struct slabs *s, struct slab_cache *c, void *const *object, unsigned n)
+{
+	struct slab *slab = slab_at(s, *object);
+	unsigned i = 0;
+
 	if (slab->free)
 		unlist_slab(c, slab);
-	slab->free |= bit;
+	do {
+		uint64_t bit = 1ULL << index_in(slab, object[i]);
+
+		assert(!(slab->free & bit)); /* freed twice */
+		slab->free |= bit;
+	} while (++i < n && slab_at(s, object[i]) == slab);
 	if (is_empty(slab) && atomic_load_explicit(&arena_of(s, slab)->isolated, memory_order_relaxed))
 		free_slab(s, c, slab);
 	else
 		list_slab(s, c, slab);
+	return i;
 }
 
 void cache_put(struct slabs *s, struct slab_cache *c, void *const *object, unsigned n)
 {
-	for (unsigned i = 0; i < n; i++)
-		put_one(s, c, object[i]);
+	for (unsigned i = 0; i < n;)
+		i += put_some(s, c, object + i, n - i);
 }
 
 void cache_adopt(struct slabs *s, struct slab_cache *from, struct slab_cache *to, struct slab *slab)

@@ -53,32 +53,45 @@ struct slab_cache {
 	struct slab_list aside; /* have free objects, and lie in an arena that goes offline */
 };
 
-/* A thread's free objects of one cache. */
+/*
+ * A thread's free objects of one cache. How many it holds and, times MAG_ALLOC, how many were ever taken from it are
+ * one word, so that an allocation changes one; how many were freed into it follows from that and from `moved`.
+ */
 struct magazine {
-	uint32_t n, max;
-	uint32_t charge; /* of an object */
+	uint64_t held;
+	uint32_t max;
+	uint32_t charge; /* of an object; 0: none is charged */
+	uint64_t moved;	 /* from the cache, less those that went back */
 	void *object[];
 };
+
+#define MAG_ALLOC (1ULL << 16)
+
+static inline uint32_t mag_n(uint64_t held)
+{
+	return held % MAG_ALLOC;
+}
 
 struct stock {
 	uint32_t id; /* 0: none */
 	uint32_t bytes;
 };
 
-enum gate { GATE_OPEN, GATE_STOP, GATE_DIRECT };
-
 struct slab_thread {
 	_Atomic int busy; /* its thread is at its magazines and stocks */
-	_Atomic int gate; /* not GATE_OPEN: they are not to be touched, but with the lock held */
+	_Atomic int gate; /* not 0: they are not to be touched, but with the lock held */
 	bool locked;	  /* its thread holds the lock */
-	bool direct;	  /* and goes without magazines */
-	bool objcg, per_group;
-	uint32_t stock_max; /* bytes */
+	bool direct;	  /* it goes without magazines; written with it stopped */
+	bool objcg;
+	uint32_t group_caches; /* of a group of its own: CLASSES, or 0 */
+	uint32_t stock_max;    /* bytes */
+	struct slab *last;     /* the slab it looked up last */
 	struct slabs *slabs;
 	char *base; /* of the slabs, as the next two, for speed */
 	size_t size;
 	struct slab **slab_of_page;
-	uint64_t allocs, frees, mag_misses, stock_misses; /* written by its thread only */
+	uint64_t allocs, frees; /* that no magazine has counted; as the next two, written by its thread only */
+	uint64_t mag_misses, stock_misses;
 	struct stock stock[STOCKS];
 	pthread_mutex_t lock;
 	LIST_ENTRY(slab_thread) at;
@@ -210,18 +223,8 @@ static inline void owner_set(struct slab *slab, unsigned object, uint32_t id)
 	__atomic_store_n(&slab->owner[object], id, __ATOMIC_RELAXED);
 }
 
-/*
- * Four sizes to each doubling, from 64 bytes on; see the table in slab_cache.c. Here for the sake of speed.
- */
-static inline unsigned class_of(size_t size)
-{
-	unsigned shift;
-
-	if (size <= 64)
-		return 0;
-	shift = 63 - (unsigned)__builtin_clzll(size - 1);
-	return (shift - 6) * 4 + ((unsigned)((size - 1) >> (shift - 2)) & 3) + 1;
-}
+/* The class of a size: by (size - 1) / 16, because all sizes of classes are multiples of that. */
+extern const uint8_t slab_class[SLAB_MAX_SIZE / 16];
 
 static inline struct slab_cache *cache_at(const struct slabs *s, uint32_t index)
 {
@@ -264,6 +267,8 @@ void for_each_thread(struct slabs *s, void (*fn)(struct slab_thread *t, void *ar
 /* All of them at once, their magazines and stocks empty, from here to the next, which only who stopped them calls. */
 void threads_stop(struct slabs *s);
 void threads_start(struct slabs *s);
+/* What magazines have counted. */
+void thread_count(const struct slab_thread *t, uint64_t *allocs, uint64_t *frees);
 /* All that a thread keeps goes back; by itself, or with it stopped. */
 void thread_flush(struct slab_thread *t, void *unused);
 /* From now on no thread has magazines, or may have them again. */

@@ -92,7 +92,7 @@ static void count_stuck(struct slab_thread *t, void *arg)
 	struct stuck *stuck = arg;
 
 	for (uint32_t i = 0; i < t->slabs->n_caches; i++)
-		for (uint32_t k = 0; k < t->mag[i]->n; k++)
+		for (uint32_t k = 0; k < mag_n(t->mag[i]->held); k++)
 			if (page_of(t->slabs, t->mag[i]->object[k]) / ARENA_PAGES == stuck->arena)
 				stuck->n++;
 }

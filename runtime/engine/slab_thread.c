@@ -15,6 +15,7 @@
 
 #include <linux/membarrier.h>
 
+#define likely(x)   __builtin_expect(!!(x), 1)
 #define unlikely(x) __builtin_expect(!!(x), 0)
 
 /* ThreadSanitizer knows nothing of membarrier(2). */
@@ -26,33 +27,43 @@
 #define GATE_ORDER memory_order_acquire
 #endif
 
+/* Of caches of groups, until a thread needs its own. */
+static struct magazine no_magazine;
+static struct slab no_slab;
+
 /* --- A thread at its own --- */
 
-static void enter_slowly(struct slab_thread *t)
-{
-	atomic_store_explicit(&t->busy, 0, memory_order_release);
-	pthread_mutex_lock(&t->lock);
-	t->locked = true;
-	t->direct = atomic_load(&t->gate) == GATE_DIRECT;
-}
-
-static inline void enter(struct slab_thread *t)
+static inline bool is_gate_closed(struct slab_thread *t)
 {
 	atomic_store_explicit(&t->busy, 1, BUSY_ORDER);
 	/* The processor may still exchange the two; membarrier() in gate_close() sees to it. */
 	atomic_signal_fence(memory_order_seq_cst);
-	if (unlikely(atomic_load_explicit(&t->gate, GATE_ORDER) != GATE_OPEN))
-		enter_slowly(t);
+	return unlikely(atomic_load_explicit(&t->gate, GATE_ORDER));
 }
 
-static inline void leave(struct slab_thread *t)
+/* What leave() is where the gate was open. */
+static inline void leave_open(struct slab_thread *t)
 {
-	if (unlikely(t->locked)) {
-		t->locked = t->direct = false;
+	atomic_store_explicit(&t->busy, 0, memory_order_release);
+}
+
+static void enter(struct slab_thread *t)
+{
+	if (!is_gate_closed(t))
+		return;
+	leave_open(t);
+	pthread_mutex_lock(&t->lock);
+	t->locked = true;
+}
+
+static void leave(struct slab_thread *t)
+{
+	if (t->locked) {
+		t->locked = false;
 		pthread_mutex_unlock(&t->lock);
 		return;
 	}
-	atomic_store_explicit(&t->busy, 0, memory_order_release);
+	leave_open(t);
 }
 
 /* --- Others at a thread's --- */
@@ -60,7 +71,7 @@ static inline void leave(struct slab_thread *t)
 static void gate_close(struct slab_thread *t)
 {
 	pthread_mutex_lock(&t->lock);
-	atomic_store(&t->gate, GATE_STOP);
+	atomic_store(&t->gate, 1);
 	syscall(SYS_membarrier, MEMBARRIER_CMD_PRIVATE_EXPEDITED, 0, 0);
 	while (atomic_load(&t->busy))
 		sched_yield();
@@ -68,7 +79,7 @@ static void gate_close(struct slab_thread *t)
 
 static void gate_open(struct slab_thread *t)
 {
-	atomic_store(&t->gate, t->slabs->direct ? GATE_DIRECT : GATE_OPEN);
+	atomic_store(&t->gate, 0);
 	pthread_mutex_unlock(&t->lock);
 }
 
@@ -108,6 +119,15 @@ void threads_start(struct slabs *s)
 	pthread_mutex_unlock(&s->threads_lock);
 }
 
+/* Magazines that hold nothing are empty and full at once: always the slow way. */
+static void set_direct(struct slab_thread *t, bool direct)
+{
+	t->direct = direct;
+	for (uint32_t i = 0; i < t->slabs->n_caches; i++)
+		if (t->mag[i] != &no_magazine)
+			t->mag[i]->max = direct ? 0 : cache_at(t->slabs, i)->mag_objects;
+}
+
 void threads_direct(struct slabs *s, bool direct)
 {
 	struct slab_thread *t;
@@ -117,12 +137,37 @@ void threads_direct(struct slabs *s, bool direct)
 	LIST_FOREACH (t, &s->threads, at) {
 		gate_close(t);
 		thread_flush(t, NULL);
+		set_direct(t, direct);
 		gate_open(t);
 	}
 	pthread_mutex_unlock(&s->threads_lock);
 }
 
 /* --- Magazines --- */
+
+static inline void mag_set(struct magazine *m, uint64_t held)
+{
+	__atomic_store_n(&m->held, held, __ATOMIC_RELAXED);
+}
+
+static inline void *mag_pop(struct magazine *m, uint64_t held)
+{
+	mag_set(m, held + MAG_ALLOC - 1);
+	return m->object[mag_n(held) - 1];
+}
+
+static inline void mag_push(struct magazine *m, uint64_t held, void *object)
+{
+	m->object[mag_n(held)] = object;
+	mag_set(m, held + 1);
+}
+
+/* From the cache, or back to it. */
+static void mag_move(struct magazine *m, int n)
+{
+	counter_add(&m->moved, (uint64_t)n);
+	mag_set(m, m->held + (uint64_t)n);
+}
 
 static void put(struct slabs *s, uint32_t cache, void *const *object, uint32_t n)
 {
@@ -141,20 +186,19 @@ void thread_flush(struct slab_thread *t, void *unused)
 	for (uint32_t i = 0; i < s->n_caches; i++) {
 		struct magazine *m = t->mag[i];
 
-		if (!m->n)
+		uint32_t n = mag_n(m->held);
+
+		if (!n)
 			continue;
-		put(s, i, m->object, m->n);
-		m->n = 0;
+		put(s, i, m->object, n);
+		mag_move(m, -(int)n);
 	}
 	group_unstock(t);
 	count(&s->counters.drains, 1);
 }
 
-/* Empty and full: always the slow way, where a thread gets its own. */
-static struct magazine no_magazine;
-
 /* Touched, so that it is there when it is needed. */
-static struct magazine *make_magazine(const struct slab_cache *c)
+static struct magazine *make_magazine(const struct slab_cache *c, bool objcg)
 {
 	size_t size = sizeof(struct magazine) + c->mag_objects * sizeof(void *);
 	struct magazine *m = malloc(size);
@@ -163,7 +207,7 @@ static struct magazine *make_magazine(const struct slab_cache *c)
 		return NULL;
 	memset(m, 0, size);
 	m->max = c->mag_objects;
-	m->charge = c->charge;
+	m->charge = objcg ? c->charge : 0;
 	return m;
 }
 
@@ -173,26 +217,28 @@ static __attribute__((noinline)) int take_slowly(struct slab_thread *t, uint32_t
 	struct slabs *s = t->slabs;
 	struct slab_cache *c = cache_at(s, cache);
 	struct magazine *m = t->mag[cache];
-	bool use;
 	int n;
 
 	counter_add(&t->mag_misses, 1);
 	if (m == &no_magazine && !t->direct) {
-		struct magazine *own = make_magazine(c);
+		struct magazine *own = make_magazine(c, t->objcg);
 
 		if (own)
-			m = t->mag[cache] = own;
+			__atomic_store_n(&t->mag[cache], own, __ATOMIC_RELEASE);
+		if (own)
+			m = own;
 	}
-	use = m->max && !t->direct;
 	pthread_mutex_lock(&c->lock);
-	n = use ? cache_take(s, c, m->object, m->max / 2) : cache_take(s, c, object, 1);
+	n = m->max ? cache_take(s, c, m->object, m->max / 2) : cache_take(s, c, object, 1);
 	pthread_mutex_unlock(&c->lock);
 	grow_ahead(s);
 	if (n < 0)
 		return n;
-	if (use) {
-		*object = m->object[n - 1];
-		m->n = (uint32_t)n - 1;
+	if (m->max) {
+		mag_move(m, n);
+		*object = mag_pop(m, m->held);
+	} else {
+		counter_add(&t->allocs, 1);
 	}
 	return 0;
 }
@@ -204,15 +250,16 @@ static __attribute__((noinline)) void put_slowly(struct slab_thread *t, uint32_t
 	uint32_t half;
 
 	counter_add(&t->mag_misses, 1);
-	if (!m->max || t->direct) {
+	if (!m->max) {
 		put(t->slabs, cache, &object, 1);
+		counter_add(&t->frees, 1);
 		return;
 	}
 	half = m->max / 2;
 	put(t->slabs, cache, m->object, half);
-	m->n -= half;
-	memmove(m->object, m->object + half, m->n * sizeof(void *));
-	m->object[m->n++] = object;
+	mag_move(m, -(int)half);
+	memmove(m->object, m->object + half, mag_n(m->held) * sizeof(void *));
+	mag_push(m, m->held, object);
 }
 
 /* --- Owners --- */
@@ -237,9 +284,22 @@ static inline void uncharge(struct slab_thread *t, uint32_t id, uint32_t bytes)
 		stock->bytes += bytes;
 }
 
-static inline struct slab *slab_of(const struct slab_thread *t, const void *object)
+/*
+ * The slab of an object, or NULL. Mostly it is that of the last one, so go on with that while the processor reads which
+ * it is; what hides one from the compiler is that it would wait.
+ */
+static inline struct slab *slab_of(struct slab_thread *t, const void *object)
 {
-	return t->slab_of_page[(size_t)((const char *)object - t->base) / PAGE_BYTES];
+	struct slab *slab = t->slab_of_page[(size_t)((const char *)object - t->base) / PAGE_BYTES];
+	struct slab *last = t->last;
+
+	if (likely(slab == last)) {
+		__asm__("" : "+r"(last));
+		return last;
+	}
+	if (slab)
+		t->last = slab;
+	return slab;
 }
 
 _Noreturn static void bad_free(const void *object, const char *what)
@@ -248,40 +308,36 @@ _Noreturn static void bad_free(const void *object, const char *what)
 	abort();
 }
 
-static inline int take(struct slab_thread *t, uint32_t cache, uint32_t id, void **object)
+static inline uint32_t cache_of(const struct slab_thread *t, uint32_t id, size_t size)
+{
+	return (id - ROOT_ID) * t->group_caches + CLASSES + slab_class[(size - 1) / 16];
+}
+
+static inline void own(struct slab_thread *t, const void *object, uint32_t id)
+{
+	struct slab *slab = slab_of(t, object);
+
+	owner_set(slab, index_in(slab, object), id);
+}
+
+static int take(struct slab_thread *t, uint32_t cache, uint32_t id, void **object)
 {
 	struct magazine *m = t->mag[cache];
 	int err = t->objcg ? charge(t, id, m->charge) : 0;
 
-	if (unlikely(err))
+	if (err)
 		return err;
-	if (unlikely(!m->n || t->direct)) {
+	if (mag_n(m->held))
+		*object = mag_pop(m, m->held);
+	else
 		err = take_slowly(t, cache, object);
-		if (err && t->objcg)
-			uncharge(t, id, m->charge);
-		if (err)
-			return err;
-	} else {
-		*object = m->object[--m->n];
-	}
-	if (t->objcg) {
-		struct slab *slab = slab_of(t, *object);
-
-		owner_set(slab, index_in(slab, *object), id);
-	}
-	counter_add(&t->allocs, 1);
+	if (err && t->objcg)
+		uncharge(t, id, m->charge);
+	if (err)
+		return err;
+	if (t->objcg)
+		own(t, *object, id);
 	return 0;
-}
-
-static inline void disown(struct slab_thread *t, struct slab *slab, const void *object, uint32_t bytes)
-{
-	unsigned i = index_in(slab, object);
-	uint32_t id = owner_get(slab, i);
-
-	if (unlikely(!id))
-		bad_free(object, "it is free already");
-	owner_set(slab, i, 0);
-	uncharge(t, id, bytes);
 }
 
 /* --- To the outside --- */
@@ -326,36 +382,71 @@ static int alloc_emergency(struct slab_thread *t, uint32_t id, size_t size, void
 	return err;
 }
 
-static __attribute__((noinline)) int alloc_slowly(struct slab_thread *t, uint32_t cache, uint32_t id, size_t size,
-						  int64_t deadline_ns, int err, void **object)
+static __attribute__((noinline)) int alloc_slowly(struct slab_thread *t, struct slab_group *group, size_t size,
+						  int64_t deadline_ns, void **object)
 {
+	uint32_t id = group ? group->id : ROOT_ID;
 	bool drained = false;
 
-	while (err) {
+	if (!size || size > SLAB_MAX_SIZE)
+		return -EINVAL;
+	for (;;) {
+		int err;
+
+		enter(t);
+		err = take(t, cache_of(t, id, size), id, object);
+		leave(t);
+		if (!err)
+			return 0;
 		err = make_room(t, err, deadline_ns, &drained);
 		if (err == -EDEADLK)
 			return alloc_emergency(t, id, size, object);
 		if (err)
 			return err;
-		enter(t);
-		err = take(t, cache, id, object);
-		leave(t);
 	}
-	return 0;
+}
+
+/* Nothing is charged, and a group may have its own caches. */
+static __attribute__((noinline)) bool take_uncharged(struct slab_thread *t, uint32_t id, size_t size, void **object)
+{
+	struct magazine *m = t->mag[cache_of(t, id, size)];
+
+	if (!mag_n(m->held))
+		return false;
+	*object = mag_pop(m, m->held);
+	return true;
+}
+
+/*
+ * From the thread's magazine and stock, both of which there is enough of; everything else is alloc_slowly()'s, which
+ * begins anew.
+ */
+static inline bool take_quickly(struct slab_thread *t, uint32_t id, size_t size, void **object)
+{
+	struct magazine *m = t->mag[CLASSES + slab_class[(size - 1) / 16]];
+	struct stock *stock = &t->stock[id % STOCKS];
+	uint32_t charge = m->charge;
+	uint64_t held = m->held;
+
+	if (unlikely(!charge))
+		return take_uncharged(t, id, size, object);
+	if (unlikely(!mag_n(held) || stock->id != id || stock->bytes < charge))
+		return false;
+	stock->bytes -= charge;
+	*object = mag_pop(m, held);
+	own(t, *object, id);
+	return true;
 }
 
 int slab_alloc(struct slab_thread *t, struct slab_group *group, size_t size, int64_t deadline_ns, void **object)
 {
-	uint32_t id = group ? group->id : ROOT_ID, cache;
-	int err;
-
-	if (unlikely(!size || size > SLAB_MAX_SIZE))
-		return -EINVAL;
-	cache = (t->per_group ? id : ROOT_ID) * CLASSES + class_of(size);
-	enter(t);
-	err = take(t, cache, id, object);
-	leave(t);
-	return unlikely(err) ? alloc_slowly(t, cache, id, size, deadline_ns, err, object) : 0;
+	if (likely(size - 1 < SLAB_MAX_SIZE && !is_gate_closed(t) &&
+		   take_quickly(t, group ? group->id : ROOT_ID, size, object))) {
+		leave_open(t);
+		return 0;
+	}
+	leave_open(t);
+	return alloc_slowly(t, group, size, deadline_ns, object);
 }
 
 static __attribute__((noinline)) void free_emergency(struct slab_thread *t, void *object)
@@ -371,28 +462,77 @@ static __attribute__((noinline)) void free_emergency(struct slab_thread *t, void
 	leave(t);
 }
 
-void slab_free(struct slab_thread *t, void *object)
+static void disown(struct slab_thread *t, struct slab *slab, const void *object, uint32_t bytes)
+{
+	unsigned i = index_in(slab, object);
+	uint32_t id = owner_get(slab, i);
+
+	if (!id)
+		bad_free(object, "it is free already");
+	owner_set(slab, i, 0);
+	uncharge(t, id, bytes);
+}
+
+static __attribute__((noinline)) void free_slowly(struct slab_thread *t, void *object)
 {
 	struct magazine *m;
 	struct slab *slab;
 
-	if (unlikely((size_t)((char *)object - t->base) >= t->size)) {
+	if ((size_t)((char *)object - t->base) >= t->size) {
 		free_emergency(t, object);
 		return;
 	}
 	enter(t);
 	slab = slab_of(t, object);
-	if (unlikely(!slab))
+	if (!slab)
 		bad_free(object, "it lies in no slab");
 	m = t->mag[slab->cache];
 	if (t->objcg)
 		disown(t, slab, object, m->charge);
-	if (unlikely(m->n == m->max || t->direct))
+	if (mag_n(m->held) == m->max)
 		put_slowly(t, slab->cache, object);
 	else
-		m->object[m->n++] = object;
-	counter_add(&t->frees, 1);
+		mag_push(m, m->held, object);
 	leave(t);
+}
+
+static inline bool put_quickly(struct slab_thread *t, void *object)
+{
+	struct slab *slab = slab_of(t, object);
+	struct magazine *m;
+	uint32_t charge;
+	uint64_t held;
+
+	if (unlikely(!slab))
+		return false;
+	m = t->mag[slab->cache];
+	held = m->held;
+	charge = m->charge;
+	if (unlikely(mag_n(held) == m->max))
+		return false;
+	if (likely(charge)) {
+		unsigned i = index_in(slab, object);
+		uint32_t id = owner_get(slab, i), bytes;
+		struct stock *stock = &t->stock[id % STOCKS];
+
+		bytes = stock->bytes + charge;
+		if (unlikely(!id || stock->id != id || bytes > t->stock_max))
+			return false;
+		owner_set(slab, i, 0);
+		stock->bytes = bytes;
+	}
+	mag_push(m, held, object);
+	return true;
+}
+
+void slab_free(struct slab_thread *t, void *object)
+{
+	if (likely((size_t)((char *)object - t->base) < t->size && !is_gate_closed(t) && put_quickly(t, object))) {
+		leave_open(t);
+		return;
+	}
+	leave_open(t);
+	free_slowly(t, object);
 }
 
 static void free_thread(struct slab_thread *t)
@@ -402,6 +542,17 @@ static void free_thread(struct slab_thread *t)
 			free(t->mag[i]);
 	pthread_mutex_destroy(&t->lock);
 	free(t);
+}
+
+void thread_count(const struct slab_thread *t, uint64_t *allocs, uint64_t *frees)
+{
+	for (uint32_t i = 0; i < t->slabs->n_caches; i++) {
+		const struct magazine *m = __atomic_load_n(&t->mag[i], __ATOMIC_ACQUIRE);
+		uint64_t held = __atomic_load_n(&m->held, __ATOMIC_RELAXED);
+
+		*allocs += held / MAG_ALLOC;
+		*frees += held / MAG_ALLOC + mag_n(held) - __atomic_load_n(&m->moved, __ATOMIC_RELAXED);
+	}
 }
 
 int slab_thread_open(struct slabs *s, struct slab_thread **thread)
@@ -416,13 +567,14 @@ int slab_thread_open(struct slabs *s, struct slab_thread **thread)
 	t->size = s->size;
 	t->slab_of_page = s->slab_of_page;
 	t->objcg = s->config.acct == SLAB_ACCT_OBJCG;
-	t->per_group = s->config.acct == SLAB_ACCT_PER_GROUP;
+	t->group_caches = s->config.acct == SLAB_ACCT_PER_GROUP ? CLASSES : 0;
+	t->last = &no_slab;
 	t->stock_max = s->config.stock_pages * PAGE_BYTES;
 	pthread_mutex_init(&t->lock, NULL);
 	for (uint32_t i = 0; i < s->n_caches; i++)
 		t->mag[i] = &no_magazine;
 	for (uint32_t i = 0; i < CLASSES && !err; i++) {
-		struct magazine *m = make_magazine(&s->shared[i]);
+		struct magazine *m = make_magazine(&s->shared[i], t->objcg);
 
 		if (m)
 			t->mag[CLASSES + i] = m;
@@ -434,7 +586,7 @@ int slab_thread_open(struct slabs *s, struct slab_thread **thread)
 		return err;
 	}
 	pthread_mutex_lock(&s->threads_lock);
-	atomic_store(&t->gate, s->direct ? GATE_DIRECT : GATE_OPEN);
+	set_direct(t, s->direct);
 	LIST_INSERT_HEAD(&s->threads, t, at);
 	pthread_mutex_unlock(&s->threads_lock);
 	*thread = t;
@@ -447,6 +599,7 @@ void slab_thread_close(struct slab_thread *t)
 
 	pthread_mutex_lock(&s->threads_lock);
 	LIST_REMOVE(t, at);
+	thread_count(t, &t->allocs, &t->frees);
 	count(&s->counters.allocs, t->allocs);
 	count(&s->counters.frees, t->frees);
 	count(&s->counters.mag_misses, t->mag_misses);
