@@ -114,7 +114,7 @@ bench-recorder: ## what the flight recorder costs, against sadc, atop and vmstat
 
 bench-engine: ## the copy engine against its peers and the limits of this machine (ROUNDS=5); 8 GiB of disk, 4 GiB of tmpfs
 	$(Q)$(MAKE) --no-print-directory FOR=bench-engine deps || echo 'make bench-engine: going on with what is there' >&2
-	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_engine
+	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_engine $B/tests/bench/bench_slab
 	$(Q)$(PYTHON) tests/bench/bench_engine.py --helper $B/tests/bench/bench_engine --rounds $(ROUNDS)
 
 # What is found stays in build/fuzz; `-merge=1` makes of its corpus what tests/fixtures/klog-corpus is.

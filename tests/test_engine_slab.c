@@ -44,10 +44,17 @@ static void close_slabs(struct slabs *s, struct slab_thread *t)
 
 static void *must_alloc(struct slab_thread *t, struct slab_group *g, size_t size)
 {
-	void *object;
+	void *object = slab_alloc(t, g, size, in_seconds(LONG_S));
 
-	assert_int_equal(slab_alloc(t, g, size, in_seconds(LONG_S), &object), 0);
+	assert_non_null(object);
 	return object;
+}
+
+/* 0, or why there is none. */
+static int try_alloc(struct slab_thread *t, struct slab_group *g, size_t size, int64_t deadline_ns, void **object)
+{
+	*object = slab_alloc(t, g, size, deadline_ns);
+	return *object ? 0 : -errno;
 }
 
 static struct slab_counters counters_of(struct slabs *s)
@@ -107,8 +114,8 @@ static void what_makes_no_sense_is_refused(void **state)
 	assert_int_equal(slab_open(&s, &(struct slab_config){ .size = MIB, .acct = 9 }), -EINVAL);
 	assert_int_equal(slab_close(NULL), 0);
 	s = open_slabs(&(struct slab_config){ .size = MIB }, &t);
-	assert_int_equal(slab_alloc(t, NULL, 0, SLAB_FOREVER, &object), -EINVAL);
-	assert_int_equal(slab_alloc(t, NULL, SLAB_MAX_SIZE + 1, SLAB_FOREVER, &object), -EINVAL);
+	assert_int_equal(try_alloc(t, NULL, 0, SLAB_FOREVER, &object), -EINVAL);
+	assert_int_equal(try_alloc(t, NULL, SLAB_MAX_SIZE + 1, SLAB_FOREVER, &object), -EINVAL);
 	assert_int_equal(slab_online(s, 0), -EINVAL);
 	assert_int_equal(slab_offline(s, 99, &(struct slab_offline){ .deadline_ns = in_seconds(1) }), -EINVAL);
 	close_slabs(s, t);
@@ -158,7 +165,7 @@ static void free_twice(struct slab_thread *t)
 {
 	void *object;
 
-	if (slab_alloc(t, NULL, 64, in_seconds(LONG_S), &object))
+	if (try_alloc(t, NULL, 64, in_seconds(LONG_S), &object))
 		_exit(9);
 	slab_free(t, object);
 	slab_free(t, object);
@@ -222,15 +229,15 @@ static void expect_limit(enum slab_acct acct, bool limit_parent)
 	/* A stock or a magazine that another thread has is no reason to fail. */
 	assert_int_equal(slab_thread_open(s, &other), 0);
 	slab_free(other, must_alloc(other, g, SIZE));
-	while (!(err = slab_alloc(t, g, SIZE, in_seconds(LONG_S), &object[n])))
+	while (!(err = try_alloc(t, g, SIZE, in_seconds(LONG_S), &object[n])))
 		assert_in_range(++n, 1, LIMIT / SIZE);
 	assert_int_equal(err, -ENOMEM);
 	assert_true(n >= LIMIT / (SIZE + 4) - (acct == SLAB_ACCT_PER_GROUP ? 8 : 0));
 	assert_true(slab_group_pages(parent) <= LIMIT / 4096);
-	assert_int_equal(slab_alloc(t, NULL, SIZE, in_seconds(LONG_S), &object[n]), 0);
+	assert_int_equal(try_alloc(t, NULL, SIZE, in_seconds(LONG_S), &object[n]), 0);
 	slab_free(t, object[n]);
 	slab_free(t, object[--n]);
-	assert_int_equal(slab_alloc(t, g, SIZE, in_seconds(LONG_S), &object[n]), 0);
+	assert_int_equal(try_alloc(t, g, SIZE, in_seconds(LONG_S), &object[n]), 0);
 	for (unsigned i = 0; i <= n; i++)
 		slab_free(t, object[i]);
 	slab_thread_close(other);
@@ -497,8 +504,8 @@ static void without_emergency_objects_it_is_waited_for_until_the_deadline(void *
 
 	(void)state;
 	set_growth(&g, true, 0);
-	assert_int_equal(slab_alloc(t, NULL, 64, SLAB_NOWAIT, &object), -EAGAIN);
-	assert_int_equal(slab_alloc(t, NULL, 64, in_seconds(SHORT_S), &object), -ETIMEDOUT);
+	assert_int_equal(try_alloc(t, NULL, 64, SLAB_NOWAIT, &object), -EAGAIN);
+	assert_int_equal(try_alloc(t, NULL, 64, in_seconds(SHORT_S), &object), -ETIMEDOUT);
 	assert_true(clock_ns() - begin >= SHORT_S * NS_PER_S);
 	assert_int_equal(counters_of(s).emerg_total, 0);
 	set_growth(&g, false, 0);
@@ -518,7 +525,7 @@ static void who_may_not_wait_gets_an_emergency_object_at_once(void **state)
 	(void)state;
 	set_growth(&g, true, 0);
 	begin = clock_ns();
-	assert_int_equal(slab_alloc(t, NULL, 64, SLAB_NOWAIT, &object), 0);
+	assert_int_equal(try_alloc(t, NULL, 64, SLAB_NOWAIT, &object), 0);
 	assert_true(clock_ns() - begin < SLAB_EMERG_WAIT_MS * NS_PER_MS);
 	slab_free(t, object);
 	set_growth(&g, false, 0);
@@ -566,7 +573,7 @@ static void a_growth_that_fails_is_told_or_replaced(void **state)
 
 	(void)state;
 	set_growth(&g, false, -ENOMEM);
-	assert_int_equal(slab_alloc(t, NULL, 64, in_seconds(LONG_S), &object), -ENOMEM);
+	assert_int_equal(try_alloc(t, NULL, 64, in_seconds(LONG_S), &object), -ENOMEM);
 	close_slabs(s, t);
 	s = open_slabs(&with, &t);
 	object = must_alloc(t, NULL, 64);
@@ -586,8 +593,8 @@ static void when_all_of_the_mapping_is_in_use_that_is_told(void **state)
 	(void)state;
 	for (unsigned i = 0; i < N; i++)
 		object[i] = must_alloc(t, NULL, SLAB_MAX_SIZE);
-	assert_int_equal(slab_alloc(t, NULL, SLAB_MAX_SIZE, in_seconds(LONG_S), &small), -ENOMEM);
-	assert_int_equal(slab_alloc(t, NULL, 64, in_seconds(LONG_S), &small), -ENOMEM);
+	assert_int_equal(try_alloc(t, NULL, SLAB_MAX_SIZE, in_seconds(LONG_S), &small), -ENOMEM);
+	assert_int_equal(try_alloc(t, NULL, 64, in_seconds(LONG_S), &small), -ENOMEM);
 	for (unsigned i = 0; i < N; i++)
 		slab_free(t, object[i]);
 	/* Other sizes' empty slabs make room, once they lie in no magazine. */
@@ -822,7 +829,7 @@ static void *be_one_of_many(void *arg)
 			if (slab_group_open(c->s, c->top, 0, &g))
 				abort();
 		}
-		if (slab_alloc(t, g, size, in_seconds(LONG_S), &object))
+		if (try_alloc(t, g, size, in_seconds(LONG_S), &object))
 			abort();
 		fill_object(object, size, (unsigned char)random_next(&random));
 		object = atomic_exchange(&c->shared[random_next(&random) % SHARED], object);
@@ -951,7 +958,7 @@ static void model_alloc(struct model *m, struct model_object *o)
 	if (!m->group[g])
 		g = 0;
 	o->size = 1 + pick(m, pick(m, 4) ? 300 : SLAB_MAX_SIZE);
-	err = slab_alloc(any_thread(m), m->group[g], o->size, in_seconds(LONG_S), &object);
+	err = try_alloc(any_thread(m), m->group[g], o->size, in_seconds(LONG_S), &object);
 	if (err) {
 		assert_int_equal(err, -ENOMEM);
 		return;
@@ -1009,7 +1016,7 @@ static int model_move(void *arg, void *object, size_t size)
 
 		if (o->at != object)
 			continue;
-		if (slab_alloc(m->t[0], m->group[o->group], o->size, in_seconds(LONG_S), &to))
+		if (try_alloc(m->t[0], m->group[o->group], o->size, in_seconds(LONG_S), &to))
 			return -ENOMEM;
 		memcpy(to, object, o->size);
 		slab_free(m->t[0], object);

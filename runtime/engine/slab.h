@@ -122,10 +122,11 @@ void slab_thread_close(struct slab_thread *t);
 
 /*
  * An object for a group (NULL: for none in particular), not cleared. Waits until `deadline_ns` (clock_ns()), unless it
- * gets an emergency object before. Returns 0; -EINVAL: no such size; -ENOMEM: over a limit, or all of the mapping is
- * in use; -EAGAIN: SLAB_NOWAIT and none there; -ETIMEDOUT.
+ * gets an emergency object before. NULL, with errno: EINVAL: no such size; ENOMEM: over a limit, or all of the mapping
+ * is in use; EAGAIN: SLAB_NOWAIT and none there; ETIMEDOUT. As malloc(), because what goes through a pointer takes the
+ * fast path a third longer.
  */
-int slab_alloc(struct slab_thread *t, struct slab_group *group, size_t size, int64_t deadline_ns, void **object);
+void *slab_alloc(struct slab_thread *t, struct slab_group *group, size_t size, int64_t deadline_ns);
 /* By any thread, of whatever group; not NULL. What is no object ends the program. */
 void slab_free(struct slab_thread *t, void *object);
 

@@ -60,28 +60,29 @@ static void give_back(struct slabs *s, uint32_t id)
 
 static void unstock(struct slabs *s, struct stock *stock)
 {
-	if (stock->id) {
-		s->objcg[stock->id].bytes += stock->bytes;
-		give_back(s, stock->id);
+	uint32_t id = stock_id(stock->word);
+
+	if (id != STOCK_EMPTY) {
+		s->objcg[id].bytes += stock_bytes(stock->word);
+		give_back(s, id);
 	}
-	*stock = (struct stock){ 0 };
+	stock->word = stock_word(STOCK_EMPTY, 0);
 }
 
 /* --- Stocks --- */
 
-/* A stock's worth of pages; near a limit no more than it takes. */
-static int fill(struct slabs *s, struct stock *stock, uint32_t id, uint32_t bytes)
+/* Pages for a stock that has too few bytes; near a limit no more than it takes. Those it has are in *has. */
+static int fill(struct slabs *s, uint32_t id, uint32_t *has, uint32_t bytes)
 {
 	struct objcg *o = &s->objcg[id];
 	uint64_t pages = s->config.stock_pages, least;
 	int err;
 
-	stock->id = id;
-	stock->bytes += (uint32_t)o->bytes; /* less than a page */
+	*has += (uint32_t)o->bytes; /* less than a page */
 	o->bytes = 0;
-	if (stock->bytes >= bytes)
+	if (*has >= bytes)
 		return 0;
-	least = pages_of(bytes - stock->bytes);
+	least = pages_of(bytes - *has);
 	err = pages > least ? charge_chain(o->group, pages) : -EDQUOT;
 	if (err) {
 		pages = least;
@@ -90,7 +91,7 @@ static int fill(struct slabs *s, struct stock *stock, uint32_t id, uint32_t byte
 	if (err)
 		return err;
 	o->pages += pages;
-	stock->bytes += (uint32_t)(pages * PAGE_BYTES);
+	*has += (uint32_t)(pages * PAGE_BYTES);
 	return 0;
 }
 
@@ -98,15 +99,16 @@ int group_charge(struct slab_thread *t, uint32_t id, uint32_t bytes)
 {
 	struct slabs *s = t->slabs;
 	struct stock *stock = &t->stock[id % STOCKS];
+	uint32_t has;
 	int err;
 
 	counter_add(&t->stock_misses, 1);
 	pthread_mutex_lock(&s->group_lock);
-	if (stock->id != id)
+	if (stock_id(stock->word) != id)
 		unstock(s, stock);
-	err = fill(s, stock, id, bytes);
-	if (!err)
-		stock->bytes -= bytes;
+	has = stock_bytes(stock->word);
+	err = fill(s, id, &has, bytes);
+	stock->word = stock_word(id, err ? has : has - bytes);
 	pthread_mutex_unlock(&s->group_lock);
 	return err;
 }
@@ -124,10 +126,9 @@ void group_uncharge(struct slab_thread *t, uint32_t id, uint32_t bytes)
 		o->bytes += bytes;
 		give_back(s, id);
 	} else {
-		if (stock->id != id || stock->bytes + bytes > s->config.stock_pages * PAGE_BYTES)
+		if (stock_id(stock->word) != id || stock_bytes(stock->word) + bytes > t->stock_max)
 			unstock(s, stock);
-		stock->id = id;
-		stock->bytes += bytes;
+		stock->word = stock_word(id, stock_bytes(stock->word) + bytes);
 	}
 	pthread_mutex_unlock(&s->group_lock);
 }

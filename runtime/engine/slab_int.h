@@ -72,10 +72,30 @@ static inline uint32_t mag_n(uint64_t held)
 	return held % MAG_ALLOC;
 }
 
+/*
+ * What a thread may charge a group: the group's id and, below it, bytes. With one word an allocation takes and checks
+ * both, for what takes too much borrows from the id.
+ */
 struct stock {
-	uint32_t id; /* 0: none */
-	uint32_t bytes;
+	uint64_t word;
 };
+
+#define STOCK_EMPTY UINT32_MAX /* as an id: it is no object's, not even a free one's */
+
+static inline uint64_t stock_word(uint32_t id, uint32_t bytes)
+{
+	return (uint64_t)id << 32 | bytes;
+}
+
+static inline uint32_t stock_id(uint64_t word)
+{
+	return (uint32_t)(word >> 32);
+}
+
+static inline uint32_t stock_bytes(uint64_t word)
+{
+	return (uint32_t)word;
+}
 
 struct slab_thread {
 	_Atomic int busy; /* its thread is at its magazines and stocks */
@@ -89,6 +109,7 @@ struct slab_thread {
 	struct slabs *slabs;
 	char *base; /* of the slabs, as the next two, for speed */
 	size_t size;
+	size_t quick_size; /* as size, or 0: nothing is charged */
 	struct slab **slab_of_page;
 	uint64_t allocs, frees; /* that no magazine has counted; as the next two, written by its thread only */
 	uint64_t mag_misses, stock_misses;

@@ -277,6 +277,15 @@ static uint64_t give_back_arena(struct slabs *s, unsigned a)
 	return n * PAGE_BYTES;
 }
 
+/* Of descriptors, what was made ready for pages that have just gone. */
+static void give_back_meta(struct slabs *s)
+{
+	size_t from = (s->meta_used + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
+
+	if (from < s->meta_touched && give_back(s->meta + from, s->meta_touched - from))
+		s->meta_touched = from;
+}
+
 uint64_t page_give_back(struct slabs *s)
 {
 	uint64_t bytes = 0;
@@ -286,6 +295,9 @@ uint64_t page_give_back(struct slabs *s)
 		bytes += give_back_arena(s, a);
 		pthread_mutex_unlock(&s->page_lock);
 	}
+	pthread_mutex_lock(&s->page_lock);
+	give_back_meta(s);
+	pthread_mutex_unlock(&s->page_lock);
 	return bytes;
 }
 

@@ -264,42 +264,49 @@ static __attribute__((noinline)) void put_slowly(struct slab_thread *t, uint32_t
 
 /* --- Owners --- */
 
-static inline int charge(struct slab_thread *t, uint32_t id, uint32_t bytes)
+static int charge(struct slab_thread *t, uint32_t id, uint32_t bytes)
 {
 	struct stock *stock = &t->stock[id % STOCKS];
 
-	if (unlikely(stock->id != id || stock->bytes < bytes))
+	if (stock_id(stock->word - bytes) != id)
 		return group_charge(t, id, bytes);
-	stock->bytes -= bytes;
+	stock->word -= bytes;
 	return 0;
 }
 
-static inline void uncharge(struct slab_thread *t, uint32_t id, uint32_t bytes)
+static void uncharge(struct slab_thread *t, uint32_t id, uint32_t bytes)
 {
 	struct stock *stock = &t->stock[id % STOCKS];
 
-	if (unlikely(stock->id != id || stock->bytes + bytes > t->stock_max))
+	if (stock_id(stock->word) != id || stock_bytes(stock->word) + bytes > t->stock_max)
 		group_uncharge(t, id, bytes);
 	else
-		stock->bytes += bytes;
+		stock->word += bytes;
 }
 
 /*
- * The slab of an object, or NULL. Mostly it is that of the last one, so go on with that while the processor reads which
- * it is; what hides one from the compiler is that it would wait.
+ * The slab at this offset. Mostly it is that of the last one, so go on with that while the processor reads which it is;
+ * what hides one from the compiler is that it would wait. False: there is none.
  */
-static inline struct slab *slab_of(struct slab_thread *t, const void *object)
+static inline bool find_slab(struct slab_thread *t, size_t offset, struct slab **found)
 {
-	struct slab *slab = t->slab_of_page[(size_t)((const char *)object - t->base) / PAGE_BYTES];
+	struct slab *slab = t->slab_of_page[offset / PAGE_BYTES];
 	struct slab *last = t->last;
 
-	if (likely(slab == last)) {
-		__asm__("" : "+r"(last));
-		return last;
+	if (unlikely(slab != last)) {
+		*found = slab;
+		if (slab)
+			t->last = slab;
+		return slab;
 	}
-	if (slab)
-		t->last = slab;
-	return slab;
+	__asm__("" : "+r"(last));
+	*found = last;
+	return true;
+}
+
+static inline size_t offset_of(const struct slab_thread *t, const void *object)
+{
+	return (size_t)((const char *)object - t->base);
 }
 
 _Noreturn static void bad_free(const void *object, const char *what)
@@ -315,8 +322,9 @@ static inline uint32_t cache_of(const struct slab_thread *t, uint32_t id, size_t
 
 static inline void own(struct slab_thread *t, const void *object, uint32_t id)
 {
-	struct slab *slab = slab_of(t, object);
+	struct slab *slab;
 
+	find_slab(t, offset_of(t, object), &slab);
 	owner_set(slab, index_in(slab, object), id);
 }
 
@@ -382,71 +390,77 @@ static int alloc_emergency(struct slab_thread *t, uint32_t id, size_t size, void
 	return err;
 }
 
-static __attribute__((noinline)) int alloc_slowly(struct slab_thread *t, struct slab_group *group, size_t size,
-						  int64_t deadline_ns, void **object)
+static void *fail(int err)
+{
+	errno = -err;
+	return NULL;
+}
+
+static __attribute__((noinline)) void *alloc_slowly(struct slab_thread *t, struct slab_group *group, size_t size,
+						    int64_t deadline_ns)
 {
 	uint32_t id = group ? group->id : ROOT_ID;
 	bool drained = false;
+	void *object;
+	int err;
 
 	if (!size || size > SLAB_MAX_SIZE)
-		return -EINVAL;
-	for (;;) {
-		int err;
-
+		return fail(-EINVAL);
+	do {
 		enter(t);
-		err = take(t, cache_of(t, id, size), id, object);
+		err = take(t, cache_of(t, id, size), id, &object);
 		leave(t);
 		if (!err)
-			return 0;
+			return object;
 		err = make_room(t, err, deadline_ns, &drained);
-		if (err == -EDEADLK)
-			return alloc_emergency(t, id, size, object);
-		if (err)
-			return err;
-	}
+	} while (!err);
+	if (err == -EDEADLK)
+		err = alloc_emergency(t, id, size, &object);
+	return err ? fail(err) : object;
 }
 
-/* Nothing is charged, and a group may have its own caches. */
-static __attribute__((noinline)) bool take_uncharged(struct slab_thread *t, uint32_t id, size_t size, void **object)
+/* As a thread has no stocks where nothing is charged, its objects come this way. */
+static __attribute__((noinline)) void *alloc_less_quickly(struct slab_thread *t, struct slab_group *group, size_t size,
+							  int64_t deadline_ns)
 {
-	struct magazine *m = t->mag[cache_of(t, id, size)];
+	if (!t->objcg && size - 1 < SLAB_MAX_SIZE && !is_gate_closed(t)) {
+		struct magazine *m = t->mag[cache_of(t, group ? group->id : ROOT_ID, size)];
 
-	if (!mag_n(m->held))
-		return false;
-	*object = mag_pop(m, m->held);
-	return true;
-}
+		if (mag_n(m->held)) {
+			void *object = mag_pop(m, m->held);
 
-/*
- * From the thread's magazine and stock, both of which there is enough of; everything else is alloc_slowly()'s, which
- * begins anew.
- */
-static inline bool take_quickly(struct slab_thread *t, uint32_t id, size_t size, void **object)
-{
-	struct magazine *m = t->mag[CLASSES + slab_class[(size - 1) / 16]];
-	struct stock *stock = &t->stock[id % STOCKS];
-	uint32_t charge = m->charge;
-	uint64_t held = m->held;
-
-	if (unlikely(!charge))
-		return take_uncharged(t, id, size, object);
-	if (unlikely(!mag_n(held) || stock->id != id || stock->bytes < charge))
-		return false;
-	stock->bytes -= charge;
-	*object = mag_pop(m, held);
-	own(t, *object, id);
-	return true;
-}
-
-int slab_alloc(struct slab_thread *t, struct slab_group *group, size_t size, int64_t deadline_ns, void **object)
-{
-	if (likely(size - 1 < SLAB_MAX_SIZE && !is_gate_closed(t) &&
-		   take_quickly(t, group ? group->id : ROOT_ID, size, object))) {
-		leave_open(t);
-		return 0;
+			leave_open(t);
+			return object;
+		}
 	}
 	leave_open(t);
-	return alloc_slowly(t, group, size, deadline_ns, object);
+	return alloc_slowly(t, group, size, deadline_ns);
+}
+
+/* From the thread's magazine and stock, if there is enough of both. */
+void *slab_alloc(struct slab_thread *t, struct slab_group *group, size_t size, int64_t deadline_ns)
+{
+	uint32_t id = group ? group->id : ROOT_ID;
+	struct stock *stock = &t->stock[id % STOCKS];
+	struct magazine *m;
+	uint64_t held, left;
+	void *object;
+
+	if (unlikely(size - 1 >= SLAB_MAX_SIZE || is_gate_closed(t)))
+		goto less_quickly;
+	m = t->mag[CLASSES + slab_class[(size - 1) / 16]];
+	held = m->held;
+	left = stock->word - m->charge;
+	if (unlikely(stock_id(left) != id || !mag_n(held)))
+		goto less_quickly;
+	stock->word = left;
+	object = mag_pop(m, held);
+	own(t, object, id);
+	leave_open(t);
+	return object;
+
+less_quickly:
+	return alloc_less_quickly(t, group, size, deadline_ns);
 }
 
 static __attribute__((noinline)) void free_emergency(struct slab_thread *t, void *object)
@@ -478,13 +492,13 @@ static __attribute__((noinline)) void free_slowly(struct slab_thread *t, void *o
 	struct magazine *m;
 	struct slab *slab;
 
-	if ((size_t)((char *)object - t->base) >= t->size) {
+	leave_open(t); /* of slab_free() */
+	if (offset_of(t, object) >= t->size) {
 		free_emergency(t, object);
 		return;
 	}
 	enter(t);
-	slab = slab_of(t, object);
-	if (!slab)
+	if (!find_slab(t, offset_of(t, object), &slab))
 		bad_free(object, "it lies in no slab");
 	m = t->mag[slab->cache];
 	if (t->objcg)
@@ -496,42 +510,35 @@ static __attribute__((noinline)) void free_slowly(struct slab_thread *t, void *o
 	leave(t);
 }
 
-static inline bool put_quickly(struct slab_thread *t, void *object)
-{
-	struct slab *slab = slab_of(t, object);
-	struct magazine *m;
-	uint32_t charge;
-	uint64_t held;
-
-	if (unlikely(!slab))
-		return false;
-	m = t->mag[slab->cache];
-	held = m->held;
-	charge = m->charge;
-	if (unlikely(mag_n(held) == m->max))
-		return false;
-	if (likely(charge)) {
-		unsigned i = index_in(slab, object);
-		uint32_t id = owner_get(slab, i), bytes;
-		struct stock *stock = &t->stock[id % STOCKS];
-
-		bytes = stock->bytes + charge;
-		if (unlikely(!id || stock->id != id || bytes > t->stock_max))
-			return false;
-		owner_set(slab, i, 0);
-		stock->bytes = bytes;
-	}
-	mag_push(m, held, object);
-	return true;
-}
-
 void slab_free(struct slab_thread *t, void *object)
 {
-	if (likely((size_t)((char *)object - t->base) < t->size && !is_gate_closed(t) && put_quickly(t, object))) {
-		leave_open(t);
-		return;
-	}
+	size_t offset = offset_of(t, object);
+	struct slab *slab;
+	struct magazine *m;
+	struct stock *stock;
+	uint64_t held, more;
+	uint32_t id;
+	unsigned i;
+
+	if (unlikely(offset >= t->quick_size || is_gate_closed(t) || !find_slab(t, offset, &slab)))
+		goto slowly;
+	m = t->mag[slab->cache];
+	held = m->held;
+	if (unlikely(mag_n(held) == m->max))
+		goto slowly;
+	i = index_in(slab, object);
+	id = owner_get(slab, i);
+	stock = &t->stock[id % STOCKS];
+	more = stock->word + m->charge;
+	if (unlikely(stock_id(more) != id || stock_bytes(more) > t->stock_max))
+		goto slowly;
+	owner_set(slab, i, 0);
+	stock->word = more;
+	mag_push(m, held, object);
 	leave_open(t);
+	return;
+
+slowly:
 	free_slowly(t, object);
 }
 
@@ -568,7 +575,10 @@ int slab_thread_open(struct slabs *s, struct slab_thread **thread)
 	t->slab_of_page = s->slab_of_page;
 	t->objcg = s->config.acct == SLAB_ACCT_OBJCG;
 	t->group_caches = s->config.acct == SLAB_ACCT_PER_GROUP ? CLASSES : 0;
+	t->quick_size = t->objcg ? s->size : 0;
 	t->last = &no_slab;
+	for (unsigned i = 0; i < STOCKS; i++)
+		t->stock[i].word = stock_word(STOCK_EMPTY, 0);
 	t->stock_max = s->config.stock_pages * PAGE_BYTES;
 	pthread_mutex_init(&t->lock, NULL);
 	for (uint32_t i = 0; i < s->n_caches; i++)

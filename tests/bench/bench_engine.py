@@ -84,6 +84,7 @@ def run_timed(argv):
 class Helper:
     def __init__(self, path):
         self.path = path
+        self.slab = os.path.join(os.path.dirname(path), "bench_slab")
         # Not the first: it is the one that interrupts and other programs like best.
         self.pin = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
 
@@ -92,6 +93,11 @@ class Helper:
 
     def run(self, role, *files, **options):
         return json.loads(run_timed(self.pin + self.argv(role, *files, **options))[2])
+
+    def run_slab(self, role, preload=None, pin=True, **options):
+        load = ["env", f"LD_PRELOAD={preload}"] if preload else []
+        argv = [self.slab, role, *(f"{k}={v}" for k, v in options.items())]
+        return json.loads(run_timed((self.pin if pin else []) + load + argv)[2])
 
 
 class Series:
@@ -114,10 +120,10 @@ def spread(values, digits=4):
 
 
 class Row:
-    """What is compared with what. Of several peers the best one counts; `best` is max or min."""
+    """What is compared with what. Of several peers the best one counts; `best` is max or min. `beside`: only shown."""
 
-    def __init__(self, what, ours, peers, target, limit, best=max, at_most=False):
-        self.what, self.ours, self.peers = what, ours, peers
+    def __init__(self, what, ours, peers, target, limit, best=max, at_most=False, beside=()):
+        self.what, self.ours, self.peers, self.beside = what, ours, peers, beside
         self.target, self.limit, self.best, self.at_most = target, limit, best, at_most
 
     def as_json(self):
@@ -127,7 +133,8 @@ class Row:
         met = None
         if ratio and self.target is not None:
             met = ratio["median"] <= self.target if self.at_most else ratio["median"] >= self.target
-        return {"row": self.what, "ours": self.ours.as_json(), "peers": [p.as_json() for p in peers],
+        return {"row": self.what, "ours": self.ours.as_json(),
+                "peers": [p.as_json() for p in [*peers, *self.beside] if p.values],
                 "against": peer.name if peer else None, "ratio": ratio, "target": self.target,
                 "target_is": "at most" if self.at_most else "at least", "met": met, "limit": self.limit}
 
@@ -351,6 +358,113 @@ class Flood(Cow):
                     "nothing is allocated after the start", at_most=True)]
 
 
+# --- Slabs ---
+
+ALLOCATORS = {"jemalloc": "libjemalloc.so.2", "tcmalloc": "libtcmalloc_minimal.so.4", "mimalloc": "libmimalloc.so.2"}
+NS_SMALL, NS_BATCH_4K = 6.0, 40.0
+
+
+def library(name):
+    """Where the dynamic linker finds it, or None."""
+    for folder in ("/usr/lib/x86_64-linux-gnu", "/usr/lib64", "/usr/lib", "/usr/local/lib"):
+        if os.path.exists(os.path.join(folder, name)):
+            return os.path.join(folder, name)
+    return None
+
+
+class Slabs:
+    """Objects with owners, beside allocators that know none."""
+
+    def __init__(self, helper):
+        self.helper = helper
+        self.loaded = {name: library(file) for name, file in ALLOCATORS.items()}
+        self.absent = [name for name, path in self.loaded.items() if not path]
+        self.series = {}
+
+    def prepare(self):
+        pass
+
+    def check(self):
+        pass  # whatever is freed twice, or is no object, ends the helper
+
+    def clean(self):
+        pass
+
+    def subjects(self):
+        yield "headroom", {"from": "slab"}, None
+        yield "headroom, no owners", {"from": "no-owners"}, None
+        yield "glibc", {"from": "malloc"}, None
+        for name, path in self.loaded.items():
+            if path:
+                yield name, {"from": "malloc"}, path
+
+    def add(self, case, name, unit, value):
+        self.series.setdefault(case, {}).setdefault(name, Series(name, unit)).values.append(value)
+
+    def of(self, case):
+        """(ours, glibc's, all others)"""
+        series = dict(self.series[case])
+        return series.pop("headroom"), series.pop("glibc"), list(series.values())
+
+
+class SlabSpeed(Slabs):
+    CASES = [(role, size) for role in ("lifo", "batch", "random") for size in (64, 256, 1024, 4096)]
+    CASES += [("cross", size) for size in (64, 1024)]
+    NAMES = {"lifo": "one after the other", "batch": "batches of 1000", "random": "one of 8192 replaced",
+             "cross": "freed by another thread"}
+
+    def measure(self, _round):
+        for role, size in self.CASES:
+            for name, options, preload in self.subjects():
+                found = self.helper.run_slab(role, preload, pin=role != "cross", size=size, **options)
+                self.add((role, size), name, "ns", found["ns"])
+            if role != "cross":
+                self.add((role, size), "free list (no less is possible)", "ns", self.helper.run_slab(role, size=size, **{"from": "list"})["ns"])
+
+    def rows(self):
+        rows = []
+        for role, size in self.CASES:
+            ours, glibc, others = self.of((role, size))
+            what = f"slab, {self.NAMES[role]}, {size} B"
+            bound = {"lifo": NS_SMALL if size <= 1024 else None, "batch": NS_BATCH_4K if size == 4096 else None}.get(role)
+            if bound:
+                fixed = Series(f"{bound:g} ns", "ns")
+                fixed.values = [bound] * len(ours.values)
+                rows.append(Row(what, ours, [fixed], 1.0, "loads and stores: the owner, the stock, the magazine, the gate",
+                                best=min, at_most=True))
+            rows.append(Row(what + ": of glibc", ours, [glibc], 0.75,
+                            "caches: an owner lies apart from its object, which malloc()'s header does not",
+                            best=min, at_most=True, beside=others))
+        return rows
+
+
+class SlabUse(Slabs):
+    def subjects(self):
+        yield from super().subjects()
+        yield "headroom, caches per group", {"from": "per-group"}, None
+        for name, options in (("jemalloc", "jemalloc-arenas"), ("mimalloc", "mimalloc-heaps")):
+            if self.loaded[name]:
+                yield f"{name}, per group", {"from": options}, self.loaded[name]
+
+    def measure(self, number):
+        for name, options, preload in self.subjects():
+            found = self.helper.run_slab("sparse", preload, seed=number + 1, **options)
+            for case, value in found.items():
+                self.add(case, name, "of the memory", value)
+
+    def rows(self):
+        names = {"full": "200 sparse groups, full", "dropped": "the same, nine tenths freed", "refilled": "the same, refilled to half"}
+        targets = {"full": 0.94, "refilled": 0.82}
+        rows = []
+        for case, what in names.items():
+            ours, glibc, others = self.of(case)
+            all_of_it = Series("all of it", "of the memory")
+            all_of_it.values = [1.0] * len(ours.values)
+            rows.append(Row(f"objects, {what}", ours, [all_of_it], targets.get(case), "owners (4 bytes each) and the tails of slabs",
+                            beside=[glibc, *others]))
+        return rows
+
+
 # --- The table ---
 
 
@@ -367,6 +481,8 @@ def groups_for(helper, disk, memory):
         "cow-stores": cow_stores(helper, disk),
         "cow-memory": cow_in_memory(helper, memory),
         "flood": Flood(helper, disk),
+        "slab-speed": SlabSpeed(helper),
+        "slab-use": SlabUse(helper),
     }
 
 

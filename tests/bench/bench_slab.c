@@ -37,14 +37,23 @@
 #define GROUPS	 200
 #define EACH	 50
 
-enum from { FROM_SLAB, FROM_PER_GROUP, FROM_MALLOC, FROM_LIST, FROM_JEMALLOC_ARENAS, FROM_MIMALLOC_HEAPS };
+enum from {
+	FROM_SLAB,
+	FROM_NO_OWNERS,
+	FROM_PER_GROUP,
+	FROM_MALLOC,
+	FROM_LIST,
+	FROM_JEMALLOC_ARENAS,
+	FROM_MIMALLOC_HEAPS
+};
 
 static struct options {
 	uint64_t size, groups, ms, seed;
 	unsigned from;
 } o;
 
-static const char *const froms[] = { "slab", "per-group", "malloc", "list", "jemalloc-arenas", "mimalloc-heaps", NULL };
+static const char *const froms[] = { "slab", "no-owners",	"per-group",	  "malloc",
+				     "list", "jemalloc-arenas", "mimalloc-heaps", NULL };
 
 static const struct opt table[] = {
 	{ "from", OPT_ENUM, offsetof(struct options, from), "slab", .choices = froms, .help = "what is measured" },
@@ -88,10 +97,7 @@ struct allocator {
 
 static inline void *from_slab(size_t size, uint64_t i)
 {
-	void *object;
-
-	check(slab_alloc(thread, group[i & (o.groups - 1)], size, SLAB_FOREVER, &object), "slab_alloc");
-	return object;
+	return slab_alloc(thread, group[i & (o.groups - 1)], size, SLAB_FOREVER);
 }
 
 static inline void to_slab(void *object)
@@ -310,21 +316,21 @@ INLINE void time_from(enum what what, struct allocator a)
 
 static int speed(enum what what)
 {
-	void *(*freer)(void *) = o.from == FROM_SLAB ? free_slab : free_malloc;
+	void *(*freer)(void *) = o.from <= FROM_NO_OWNERS ? free_slab : free_malloc;
 	pthread_t t;
 
 	if (o.groups & (o.groups - 1) || o.from == FROM_PER_GROUP || o.from > FROM_LIST ||
 	    (what == CROSS && o.from == FROM_LIST))
 		die("these options together", EINVAL);
-	if (o.from == FROM_SLAB)
-		open_slabs(SLAB_ACCT_OBJCG);
+	if (o.from <= FROM_NO_OWNERS)
+		open_slabs(o.from == FROM_SLAB ? SLAB_ACCT_OBJCG : SLAB_ACCT_NONE);
 	else if (o.from == FROM_LIST)
 		fill_list();
-	if (what == CROSS && o.from == FROM_SLAB)
+	if (what == CROSS && o.from <= FROM_NO_OWNERS)
 		check(slab_thread_open(slabs, &other), "slab_thread_open");
 	if (what == CROSS && pthread_create(&t, NULL, freer, NULL))
 		die("thread", EAGAIN);
-	if (o.from == FROM_SLAB)
+	if (o.from <= FROM_NO_OWNERS)
 		time_from(what, (struct allocator){ from_slab, to_slab });
 	else if (o.from == FROM_MALLOC)
 		time_from(what, (struct allocator){ from_malloc, free });
@@ -367,9 +373,11 @@ static void open_allocator(void)
 	size_t len = sizeof(*arena);
 
 	free_one = free;
-	if (o.from == FROM_SLAB || o.from == FROM_PER_GROUP) {
+	if (o.from <= FROM_PER_GROUP) {
+		static const enum slab_acct acct[] = { SLAB_ACCT_OBJCG, SLAB_ACCT_NONE, SLAB_ACCT_PER_GROUP };
+
 		free_one = to_slab;
-		open_slabs(o.from == FROM_SLAB ? SLAB_ACCT_OBJCG : SLAB_ACCT_PER_GROUP);
+		open_slabs(acct[o.from]);
 	}
 	if (o.from == FROM_JEMALLOC_ARENAS) {
 		*(void **)&je_ctl = need("mallctl");
@@ -387,8 +395,6 @@ static void open_allocator(void)
 
 static void *alloc_for(uint64_t g, size_t size)
 {
-	void *object;
-
 	switch (o.from) {
 	case FROM_MALLOC:
 		return from_malloc(size, g);
@@ -398,8 +404,7 @@ static void *alloc_for(uint64_t g, size_t size)
 	case FROM_MIMALLOC_HEAPS:
 		return mi_alloc(heap[g], size);
 	default:
-		check(slab_alloc(thread, group[g], size, SLAB_FOREVER, &object), "slab_alloc");
-		return object;
+		return slab_alloc(thread, group[g], size, SLAB_FOREVER);
 	}
 }
 
@@ -411,8 +416,10 @@ static void purge(void)
 	*(void **)&release = of_library("MallocExtension_ReleaseFreeMemory");
 	*(void **)&collect = of_library("mi_collect");
 	*(void **)&flush = of_library("mallctl");
-	if (slabs)
+	if (slabs) {
+		clock_sleep_ms(20); /* what was begun to be made ready is */
 		slab_trim(slabs);
+	}
 	if (release)
 		release();
 	if (collect)
