@@ -117,7 +117,7 @@ static inline void *from_malloc(size_t size, uint64_t i)
 
 static void *list;
 
-static inline void *from_list(size_t size, uint64_t i)
+static __attribute__((noinline)) void *from_list(size_t size, uint64_t i)
 {
 	void *object = list;
 
@@ -127,7 +127,7 @@ static inline void *from_list(size_t size, uint64_t i)
 	return object;
 }
 
-static inline void to_list(void *object)
+static __attribute__((noinline)) void to_list(void *object)
 {
 	*(void **)object = list;
 	list = object;
