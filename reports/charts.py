@@ -281,6 +281,7 @@ def panels(comparison: Comparison) -> list[Panel]:
         _panel(cells, f"{words}, MiB", "MiB", kib(name))
         for name, words in (("SUnreclaim", "Unreclaimable slab (SUnreclaim)"), ("MemAvailable", "MemAvailable"))
     ]
+    strips.append(_panel(cells, "Engine slabs: live objects, % of what is held", "%", lambda cell: cell.engine_slab))
     strips += _swap_panels(cells)
     strips.append(
         _panel(

@@ -169,6 +169,7 @@ class Cell:
     wq_trace: dict[str, Any] = field(default_factory=dict)  # what the workqueue tracepoints came to
     caches: dict[str, CacheFacts] = field(default_factory=dict)
     shrink: Shrink | None = None
+    engine_slab: Series = field(default_factory=Series)  # live objects, % of the memory held for them
     replaced_by: str = ""
 
     @property
@@ -513,6 +514,10 @@ def _take_event(cell: Cell, t: float, entry: dict[str, Any]) -> None:
         before, after = (_slab_rows(obj(obj(entry.get(name)).get("slab"))) for name in ("before", "after"))
         if before and after:
             cell.shrink = Shrink(t, before, after, num(entry.get("not_shrunk")))
+    elif entry["kind"] == "engine-slab":
+        live, held = num(entry.get("live_kib")), num(entry.get("held_kib"))
+        if live is not None and held:
+            cell.engine_slab.add(t, 100 * live / held)
 
 
 def _read_events(cell: Cell) -> None:

@@ -73,24 +73,24 @@ static void *trim_when_short(void *arg)
 int trim_start(struct slabs *s, int fd, unsigned interval_ms, struct trim **trim)
 {
 	struct trim *t = calloc(1, sizeof(*t));
-	int err = t ? 0 : -ENOMEM;
+	int err = 0;
 
-	if (err)
-		return err;
+	if (!t)
+		return -ENOMEM;
 	*t = (struct trim){ .slabs = s, .fd = fd, .interval_ms = interval_ms ? interval_ms : TRIM_INTERVAL_MS };
 	t->stop_fd = eventfd(0, EFD_CLOEXEC);
 	if (t->stop_fd < 0)
 		err = -errno;
 	if (!err)
 		err = -pthread_create(&t->thread, NULL, trim_when_short, t);
-	if (!err) {
-		*trim = t;
-		return 0;
+	if (err) {
+		if (t->stop_fd >= 0)
+			close(t->stop_fd);
+		free(t);
+		return err;
 	}
-	if (t->stop_fd >= 0)
-		close(t->stop_fd);
-	free(t);
-	return err;
+	*trim = t;
+	return 0;
 }
 
 void trim_stop(struct trim *t)

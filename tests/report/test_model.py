@@ -165,3 +165,12 @@ def test_no_more_cgroups_than_a_machine_has(new_run):
     groups = {f"/g{index}": {"slab": 1} for index in range(1000)}
     samples.write_text(json.dumps({"t": 1, "cgroups": {"groups": groups}}) + "\n")
     assert len(read(path)[0].cells[0].samples.groups) == MAX_GROUPS
+
+
+def test_what_the_engines_slabs_hold_is_a_curve_and_nothing_held_is_no_point(new_run):
+    path = new_run()
+    with (path / "cells/002-after-1/events.jsonl").open("a") as events:
+        for t, live, held in ((1, 300, 400), (2, 1, 0), (3, "x", 400), (4, 380, 400)):
+            events.write(json.dumps({"t": t, "kind": "engine-slab", "live_kib": live, "held_kib": held}) + "\n")
+    curve = read(path)[0].cells[1].engine_slab
+    assert (list(curve.t), list(curve.v)) == ([1, 4], [75, 95])
