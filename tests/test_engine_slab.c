@@ -476,6 +476,7 @@ static void a_growth_that_is_stuck_is_waited_for_once_and_then_emergency_objects
 	c = counters_of(s);
 	assert_int_equal(c.dlock, 1);
 	assert_int_equal(c.emerg_cur, 100);
+	clock_sleep_ms(SLAB_EMERG_WAIT_MS); /* the growth may have begun after the wait for it */
 	/* When it ends all is as before; what is out goes back whenever it is freed. */
 	set_growth(&g, false, 0);
 	while (!counters_of(s).grows)

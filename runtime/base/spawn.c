@@ -93,7 +93,7 @@ static void sleep_for(int pidfd, int64_t deadline_ns)
 {
 	struct pollfd ended = { .fd = pidfd, .events = POLLIN };
 	int64_t left_ns = deadline_ns - clock_ns();
-	struct timespec left = { .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
+	struct timespec left = clock_timespec(left_ns);
 
 	if (pidfd < 0)
 		clock_sleep_ms(POLL_MS);

@@ -34,19 +34,6 @@ struct front {
 	struct front_counters counters;
 };
 
-static int make_cond(pthread_cond_t *cond)
-{
-	pthread_condattr_t attr;
-	int err = -pthread_condattr_init(&attr);
-
-	if (!err)
-		err = -pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	if (!err)
-		err = -pthread_cond_init(cond, &attr);
-	pthread_condattr_destroy(&attr);
-	return err;
-}
-
 /* What has come is taken in front_run(), which this wakes. */
 static void clear_event(void *arg)
 {
@@ -69,7 +56,7 @@ int front_open(struct io_loop *loop, struct snap *snap, const struct front_opts 
 	TAILQ_INIT(&f->come);
 	pthread_mutex_init(&f->origin_lock, NULL);
 	pthread_mutex_init(&f->lock, NULL);
-	err = make_cond(&f->place);
+	err = clock_cond_init(&f->place);
 	f->fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
 	if (!err && f->fd < 0)
 		err = -errno;
@@ -104,8 +91,8 @@ static bool has_semaphore(const struct front *f)
 /* down(), with the origin's lock held: that is what is wrong with it. */
 static int take_place(struct front *f)
 {
-	int64_t from = clock_ns(), until = from + f->opts.stuck_ms * NS_PER_MS;
-	struct timespec ts = { .tv_sec = until / NS_PER_S, .tv_nsec = until % NS_PER_S };
+	int64_t from = clock_ns();
+	struct timespec ts = clock_timespec(from + f->opts.stuck_ms * NS_PER_MS);
 	int err = 0;
 
 	pthread_mutex_lock(&f->lock);
@@ -171,7 +158,7 @@ static void hand_over(struct front *f, struct waiting *w)
 int front_write(struct front *f, uint64_t offset, char *data, uint32_t len)
 {
 	struct waiting w = { .front = f };
-	int err = make_cond(&w.cond);
+	int err = clock_cond_init(&w.cond);
 
 	if (err)
 		return err;

@@ -278,7 +278,7 @@ static void wait_for_watched(struct io_loop *l, int64_t deadline_ns)
 	struct pollfd p = { .fd = l->watched, .events = POLLIN };
 
 	if (left_ns > 0)
-		ts = (struct timespec){ .tv_sec = left_ns / NS_PER_S, .tv_nsec = left_ns % NS_PER_S };
+		ts = clock_timespec(left_ns);
 	if (ppoll(&p, 1, &ts, NULL) > 0)
 		l->readable = true;
 }

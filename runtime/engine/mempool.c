@@ -143,16 +143,11 @@ static void *take(struct mempool *p, bool slow)
 	return element;
 }
 
-static struct timespec timespec_of(int64_t ns)
-{
-	return (struct timespec){ .tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S };
-}
-
 /* Until the reserve has an element; the backing is not asked for who it has none, so for no longer than a loop. */
 static int wait_for_element(struct mempool *p, int64_t deadline_ns)
 {
 	int64_t begin = clock_ns(), until = begin + p->config.loop_ms * NS_PER_MS;
-	struct timespec ts = timespec_of(until < deadline_ns ? until : deadline_ns);
+	struct timespec ts = clock_timespec(until < deadline_ns ? until : deadline_ns);
 	int err = 0;
 
 	pthread_mutex_lock(&p->lock);
@@ -238,7 +233,7 @@ static int alloc_all(struct mempool *p, int64_t deadline_ns, void **element, uns
 
 static int take_turn(struct mempool *p, int64_t deadline_ns)
 {
-	struct timespec ts = timespec_of(deadline_ns);
+	struct timespec ts = clock_timespec(deadline_ns);
 	int err = 0;
 
 	pthread_mutex_lock(&p->lock);
@@ -306,17 +301,13 @@ uint64_t mempool_cap(unsigned percent, uint64_t total_pages, unsigned clients)
 
 static int init_lock(struct mempool *p)
 {
-	pthread_condattr_t attr;
-	int err = pthread_mutex_init(&p->lock, NULL);
+	int err = -pthread_mutex_init(&p->lock, NULL);
 
-	if (err)
-		return -err;
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&p->freed, &attr);
-	pthread_cond_init(&p->turn, &attr);
-	pthread_condattr_destroy(&attr);
-	return 0;
+	if (!err)
+		err = clock_cond_init(&p->freed);
+	if (!err)
+		err = clock_cond_init(&p->turn);
+	return err;
 }
 
 /* Elements on cache lines of their own; touched by being linked, the rest of a page with them. */

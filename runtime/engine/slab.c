@@ -153,6 +153,8 @@ uint64_t slab_trim(struct slabs *s)
 	uint64_t bytes;
 
 	slab_drain(s);
+	/* Or what it brings comes when all has gone. */
+	grow_settle(s);
 	pthread_mutex_lock(&s->offline_lock);
 	cache_reap_all(s);
 	bytes = page_give_back(s);

@@ -3,7 +3,7 @@
  * Slab caches that groups share: what mm/slub.c, the slab controller of Linux 5.9 and SPL's kmem cache do, in
  * userspace, with each remedy an option that can be off.
  *
- * Objects of 16 to 4096 bytes come from slabs of 1 to 8 pages of one size class; slabs from arenas of 2 MiB, into which
+ * Objects of up to 4096 bytes come from slabs of 1 to 8 pages of one size class; slabs from arenas of 2 MiB, into which
  * one mapping is divided that is reserved when the allocator is made. Each thread keeps free objects in magazines of
  * its own and looks at nobody's lock while those last. The owner of an object stands in a vector beside its slab, so a
  * slab holds objects of any groups; what a group has is charged in pages, of which each thread keeps a stock.
@@ -123,8 +123,8 @@ void slab_thread_close(struct slab_thread *t);
 /*
  * An object for a group (NULL: for none in particular), not cleared. Waits until `deadline_ns` (clock_ns()), unless it
  * gets an emergency object before. NULL, with errno: EINVAL: no such size; ENOMEM: over a limit, or all of the mapping
- * is in use; EAGAIN: SLAB_NOWAIT and none there; ETIMEDOUT. As malloc(), because what goes through a pointer takes the
- * fast path a third longer.
+ * is in use; EAGAIN: SLAB_NOWAIT and none there; ETIMEDOUT. As malloc(), because an object that goes through a
+ * pointer is a store and a load more, one after the other: 7.3 ns with its free against 6.8 (bench_slab lifo).
  */
 void *slab_alloc(struct slab_thread *t, struct slab_group *group, size_t size, int64_t deadline_ns);
 /* By any thread, of whatever group; not NULL. What is no object ends the program. */
@@ -147,7 +147,10 @@ uint64_t slab_group_pages(struct slab_group *group);
 
 /* Take from every thread what it keeps. */
 void slab_drain(struct slabs *s);
-/* The same, and give all memory that is in no use back to the system. Returns the bytes. */
+/*
+ * The same, and give all memory that is in no use back to the system. Returns the bytes. Waits for a growth that goes
+ * on, for emerg_wait_ms at most, and for an arena that goes offline, until that one's deadline.
+ */
 uint64_t slab_trim(struct slabs *s);
 
 struct slab_offline {

@@ -52,7 +52,7 @@ static unsigned pages_for(unsigned size)
 	return pages;
 }
 
-/* Between 32 and 256 objects (SPL's bound), and up to 256 KiB. */
+/* Up to 256 objects (SPL's bound), and up to 256 KiB; so no fewer than 64. */
 static unsigned magazine_objects(unsigned size)
 {
 	unsigned n = 256 * 1024 / size;

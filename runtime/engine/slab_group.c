@@ -45,7 +45,7 @@ static void release(struct slabs *s, uint32_t id)
 	s->free_id = id;
 }
 
-/* Pages that nobody needs go back, all but `keep` bytes; and with the last of a dead group's it goes too. */
+/* Whole pages that nobody needs go back; and with the last of a dead group's it goes too. */
 static void give_back(struct slabs *s, uint32_t id)
 {
 	struct objcg *o = &s->objcg[id];

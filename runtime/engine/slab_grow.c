@@ -36,8 +36,9 @@ static void *grow(void *arg)
 		pthread_mutex_unlock(&s->grow_lock);
 		begin = clock_ns();
 		err = grow_once(s);
-		count(&s->counters.grows, !err);
+		/* Who has seen the growth finds how long it took. */
 		count_max(&s->counters.grow_ns_max, (uint64_t)(clock_ns() - begin));
+		count(&s->counters.grows, !err);
 		pthread_mutex_lock(&s->grow_lock);
 		s->grow_err = err;
 		s->growing = s->deadlocked = false;
@@ -68,24 +69,35 @@ void grow_ahead(struct slabs *s)
 	pthread_mutex_unlock(&s->grow_lock);
 }
 
-static struct timespec timespec_of(int64_t ns)
+/* The growth that goes on ends, until then. With grow_lock held. */
+static bool growth_ends(struct slabs *s, int64_t until_ns)
 {
-	return (struct timespec){ .tv_sec = ns / NS_PER_S, .tv_nsec = ns % NS_PER_S };
-}
-
-/* For the growth that goes on, until then. False: it has not ended. With grow_lock held. */
-static bool wait_for_growth(struct slabs *s, int64_t until_ns)
-{
-	struct timespec until = timespec_of(until_ns);
+	struct timespec until = clock_timespec(until_ns);
 	uint64_t n = s->grown_n;
-	int64_t begin = clock_ns();
 	int err = 0;
 
 	while (s->grown_n == n && err != ETIMEDOUT)
 		err = pthread_cond_timedwait(&s->grown, &s->grow_lock, &until);
+	return s->grown_n != n;
+}
+
+/* The same by who needs it. */
+static bool wait_for_growth(struct slabs *s, int64_t until_ns)
+{
+	int64_t begin = clock_ns();
+	bool ended = growth_ends(s, until_ns);
+
 	count(&s->counters.waits, 1);
 	count(&s->counters.wait_ns, (uint64_t)(clock_ns() - begin));
-	return s->grown_n != n;
+	return ended;
+}
+
+void grow_settle(struct slabs *s)
+{
+	pthread_mutex_lock(&s->grow_lock);
+	if (s->growing)
+		growth_ends(s, clock_ns() + s->config.emerg_wait_ms * NS_PER_MS);
+	pthread_mutex_unlock(&s->grow_lock);
 }
 
 /* With grow_lock held. */
@@ -208,20 +220,18 @@ uint64_t emergency_reparent(struct slabs *s, uint32_t from, uint32_t to)
 
 int grow_open(struct slabs *s)
 {
-	pthread_condattr_t attr;
 	int err;
 
 	pthread_mutex_init(&s->grow_lock, NULL);
 	pthread_mutex_init(&s->emerg_lock, NULL);
-	pthread_condattr_init(&attr);
-	pthread_condattr_setclock(&attr, CLOCK_MONOTONIC);
-	pthread_cond_init(&s->grow, &attr);
-	pthread_cond_init(&s->grown, &attr);
-	pthread_condattr_destroy(&attr);
 	LIST_INIT(&s->emerg_list);
-	err = pthread_create(&s->grower, NULL, grow, s);
+	err = clock_cond_init(&s->grow);
+	if (!err)
+		err = clock_cond_init(&s->grown);
+	if (!err)
+		err = -pthread_create(&s->grower, NULL, grow, s);
 	s->has_grower = !err;
-	return -err;
+	return err;
 }
 
 void grow_close(struct slabs *s)

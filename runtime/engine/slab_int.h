@@ -311,6 +311,8 @@ int grow_open(struct slabs *s);
 void grow_close(struct slabs *s);
 /* Have more memory made ready before it is needed, if there is little. */
 void grow_ahead(struct slabs *s);
+/* Let a growth that goes on end, if it does within the time that an allocation would wait for it. */
+void grow_settle(struct slabs *s);
 /*
  * New memory. 0: look again; -EDEADLK: an emergency object is the way; -EAGAIN, -ENOMEM, -ETIMEDOUT: as slab_alloc().
  */

@@ -182,7 +182,6 @@ static uint64_t take_untouched(struct slabs *s, size_t *word)
 
 static void touch_pages(char *base, uint64_t pages)
 {
-
 	while (pages) {
 		unsigned from = (unsigned)__builtin_ctzll(pages);
 		uint64_t rest = pages >> from;

@@ -185,7 +185,6 @@ void thread_flush(struct slab_thread *t, void *unused)
 	(void)unused;
 	for (uint32_t i = 0; i < s->n_caches; i++) {
 		struct magazine *m = t->mag[i];
-
 		uint32_t n = mag_n(m->held);
 
 		if (!n)
@@ -223,10 +222,10 @@ static __attribute__((noinline)) int take_slowly(struct slab_thread *t, uint32_t
 	if (m == &no_magazine && !t->direct) {
 		struct magazine *own = make_magazine(c, t->objcg);
 
-		if (own)
+		if (own) {
 			__atomic_store_n(&t->mag[cache], own, __ATOMIC_RELEASE);
-		if (own)
 			m = own;
+		}
 	}
 	pthread_mutex_lock(&c->lock);
 	n = m->max ? cache_take(s, c, m->object, m->max / 2) : cache_take(s, c, object, 1);

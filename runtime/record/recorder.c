@@ -338,10 +338,9 @@ static void sampler(void)
 
 	while (!stopping()) {
 		uint64_t missed = 0;
-		struct timespec ts;
+		struct timespec ts = clock_timespec(due);
 		int64_t now;
 
-		ts = (struct timespec){ .tv_sec = due / NS_PER_S, .tv_nsec = due % NS_PER_S };
 		while (clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &ts, NULL) == EINTR)
 			;
 		/* Ticks that passed while we did not run are left out and counted, not made up for in a burst. */

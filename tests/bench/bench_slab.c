@@ -416,10 +416,8 @@ static void purge(void)
 	*(void **)&release = of_library("MallocExtension_ReleaseFreeMemory");
 	*(void **)&collect = of_library("mi_collect");
 	*(void **)&flush = of_library("mallctl");
-	if (slabs) {
-		clock_sleep_ms(20); /* what was begun to be made ready is */
+	if (slabs)
 		slab_trim(slabs);
-	}
 	if (release)
 		release();
 	if (collect)
