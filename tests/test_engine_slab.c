@@ -1,5 +1,6 @@
 // SPDX-License-Identifier: MIT
 /* Slabs that groups share, and each remedy with what happens when it is off. */
+#include "workloads/common/sparse.h"
 #include "engine/slab.h"
 
 #include "base/clock.h"
@@ -326,7 +327,7 @@ static void the_ids_of_dead_groups_come_back(void **state)
 
 /* --- How full slabs are: many groups, each with few objects of each size --- */
 
-enum { SPARSE_GROUPS = 200, SPARSE_SIZES = 20, SPARSE_EACH = 50 };
+enum { SPARSE_GROUPS = 200, SPARSE_EACH = 50 };
 
 static double utilisation(struct slabs *s, uint64_t live_bytes)
 {
@@ -349,11 +350,7 @@ struct sparse {
 
 static void sparse_alloc(struct sparse *p, unsigned i)
 {
-	/* Twenty sizes from 64 bytes to 4 KiB, as they are spread over a machine's caches. */
-	static const uint16_t sizes[SPARSE_SIZES] = { 64,  96,	128, 160, 192,	224,  256,  320,  384,	448,
-						      512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096 };
-
-	p->o[i].size = sizes[random_next(&p->random) % SPARSE_SIZES];
+	p->o[i].size = sparse_sizes[random_next(&p->random) % SPARSE_SIZES];
 	p->o[i].object = must_alloc(p->t, p->g[i / SPARSE_EACH], p->o[i].size);
 	p->live += p->o[i].size;
 }

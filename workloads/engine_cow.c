@@ -12,6 +12,7 @@
  * stores as the last write left them; they must hold the old data all the same.
  */
 #include "workloads/common/cow_stack.h"
+#include "workloads/common/memory_limit.h"
 
 #include "base/clock.h"
 #include "base/pattern.h"
@@ -288,21 +289,6 @@ static int begin_by_kernel(const struct cow_stack *s)
 	return err;
 }
 
-static int limit_group(const struct cell *c, const struct engine_opts *o)
-{
-	char bytes[32];
-	int err;
-
-	snprintf(bytes, sizeof(bytes), "%" PRIu64 "M", o->limit_mib);
-	err = scope_limit(ENGINE_GROUP, "memory.max", bytes);
-	/* Swap would let it grow on. */
-	if (!err)
-		err = scope_limit(ENGINE_GROUP, "memory.swap.max", "0");
-	if (err)
-		cell_fail(c, "memory.max and memory.swap.max of %s: %s", ENGINE_GROUP, strerror(-err));
-	return err;
-}
-
 static void tell_knobs(const struct engine_opts *o)
 {
 	char value[32];
@@ -320,7 +306,7 @@ static int setup(struct cell *c)
 {
 	const struct engine_opts *o = c->opts;
 	const struct cow_stack s = stack_of(c, o);
-	int err = limit_group(c, o);
+	int err = limit_memory(c, ENGINE_GROUP, o->limit_mib);
 
 	tell_knobs(o);
 	if (!err)
@@ -720,11 +706,6 @@ static int verify(struct cell *c)
 
 /* --- The mitigations, from the record --- */
 
-static uint64_t metric(const struct facts *f, const char *name)
-{
-	return (uint64_t)json_integer_value(json_object_get(f->metrics, name));
-}
-
 /*
  * A cap: off, did the load go beyond what it would have allowed; on, did anybody wait for it, and did it hold?
  * `on_limit`: what it is when it is on.
@@ -732,7 +713,7 @@ static uint64_t metric(const struct facts *f, const char *name)
 static void attest_cap(const struct facts *f, struct attestation *a, const char *what, const char *peak_of,
 		       const char *waits_of, uint64_t on_limit, uint64_t allowance)
 {
-	uint64_t peak = metric(f, peak_of), waits = metric(f, waits_of);
+	uint64_t peak = facts_metric(f, peak_of), waits = facts_metric(f, waits_of);
 
 	if (!json_object_get(f->metrics, peak_of)) {
 		a->exercised = UNKNOWN;
@@ -756,19 +737,19 @@ static void attest_cap(const struct facts *f, struct attestation *a, const char 
 /* What it saves is jobs: chunks of their own that others were copied with. */
 static void attest_gather(const struct facts *f, struct attestation *a)
 {
-	uint64_t chunks = metric(f, "chunks_copied"), batches = metric(f, "copy_batches");
+	uint64_t chunks = facts_metric(f, "chunks_copied"), batches = facts_metric(f, "copy_batches");
 
 	if (a->state == MITIGATION_OFF)
-		a->exercised = metric(f, "jobs_peak") > strtoull(a->mitigation->on, NULL, 10) ? YES : NO;
+		a->exercised = facts_metric(f, "jobs_peak") > strtoull(a->mitigation->on, NULL, 10) ? YES : NO;
 	else
 		a->exercised = batches < chunks ? YES : NO;
 	snprintf(a->evidence, sizeof(a->evidence), "%" PRIu64 " chunks in %" PRIu64 " copy jobs, %" PRIu64 " at a time",
-		 chunks, batches, metric(f, "jobs_peak"));
+		 chunks, batches, facts_metric(f, "jobs_peak"));
 }
 
 static void attest_split(const struct facts *f, struct attestation *a)
 {
-	uint64_t longest = metric(f, "callbacks_run_max");
+	uint64_t longest = facts_metric(f, "callbacks_run_max");
 
 	/* One by one there is nothing to split. */
 	a->exercised = longest > 1 ? YES : NO;

@@ -10,6 +10,9 @@
  * when the group is short of it. Every object holds a pattern from end to end, which is proved whenever it is moved or
  * freed.
  */
+#include "workloads/common/memory_limit.h"
+#include "workloads/common/sparse.h"
+
 #include "base/clock.h"
 #include "cgroups/scope.h"
 #include "engine/trim.h"
@@ -19,6 +22,7 @@
 #include <errno.h>
 #include <inttypes.h>
 #include <jansson.h>
+#include <limits.h>
 #include <pthread.h>
 #include <stdatomic.h>
 #include <stdio.h>
@@ -36,7 +40,9 @@
 #define CURVE_MS       250
 #define OFFLINE_MS     2000 /* an arena's deadline */
 #define OFFLINE_GAP_MS 500
-#define ALLOC_S	       20 /* the longest an allocation may wait */
+#define DAMAGED	       1000 /* the object of each worker that is spoilt */
+#define ALLOC_S	       20   /* the longest an allocation may wait */
+#define NO_PRESSURE    (-1)
 #define SHARING	       "engine-slab-sharing"
 #define REPARENTING    "engine-reparenting"
 #define EMERGENCY      "engine-emergency-objects"
@@ -45,10 +51,11 @@
 
 struct slab_opts {
 	uint64_t groups, objects, keep_pct, workers, time_s, limit_mib, growth_stall_ms, growth_stall_every;
-	bool sharing, emergency, offline, trim;
+	bool sharing, emergency, offline, trim, damage;
 	unsigned reparent, pcp;
 };
 
+/* In the order of enum slab_reparent and enum slab_pcp. */
 static const char *const reparent_choices[] = { "pointer", "walk", NULL };
 static const char *const pcp_choices[] = { "disable", "retry", "once", "none", NULL };
 
@@ -69,6 +76,8 @@ static const struct opt slab_options[] = {
 	  "which: the first of so many" },
 	{ "offline", OPT_BOOL, FIELD(offline), "yes", 0, 0, NULL, NULL,
 	  "take one arena after the other away under load" },
+	{ "damage", OPT_BOOL, FIELD(damage), "no", 0, 0, NULL, NULL,
+	  "spoil an object behind the load's back, to see that the proof sees it" },
 	{ "sharing", OPT_BOOL, FIELD(sharing), "yes", 0, 0, NULL, NULL,
 	  "groups share caches (mitigation " SHARING ")" },
 	{ "reparent", OPT_ENUM, FIELD(reparent), "pointer", 0, 0, reparent_choices, NULL,
@@ -165,16 +174,15 @@ static const struct metric slab_metrics[] = {
 struct telling {
 	struct slab_counters slab;
 	struct trim_counters trim;
-	_Atomic uint64_t live_bytes, groups, proved, alloc_ns_max, tried, offlined;
+	_Atomic uint64_t live_bytes, groups, made, freed, proved, alloc_ns_max, tried, offlined;
+	/* Of the same moment: bytes of objects in slabs, and what is held for them. */
+	_Atomic uint64_t seen_live, seen_held;
 	_Atomic bool corrupt;
 	int64_t began_ns;
 	_Atomic int64_t ended_ns;
 };
 
-static uint64_t held_bytes(const struct telling *t)
-{
-	return t->slab.slab_bytes + t->slab.meta_bytes + t->slab.ready_bytes;
-}
+static struct telling *telling;
 
 /* --- Objects --- */
 
@@ -209,7 +217,6 @@ struct worker {
 struct load {
 	const struct cell *cell;
 	const struct slab_opts *opts;
-	struct telling *telling;
 	struct slabs *slabs;
 	struct slab_thread *mover;
 	uint64_t growths; /* of the growing thread */
@@ -246,13 +253,12 @@ static bool has_pattern(const struct object *object, uint32_t size)
 static int prove(struct worker *w, uint32_t place)
 {
 	const struct place *p = &w->place[place];
-	struct telling *t = w->load->telling;
 
 	if (p->object->worker == w->number && p->object->place == place && has_pattern(p->object, p->size)) {
-		t->proved++;
+		telling->proved++;
 		return 0;
 	}
-	t->corrupt = true;
+	telling->corrupt = true;
 	return -EILSEQ;
 }
 
@@ -260,23 +266,23 @@ static int prove(struct worker *w, uint32_t place)
 static void count_live(struct worker *w, const struct place *p, uint64_t sign)
 {
 	if (slab_arena_of(w->load->slabs, p->object) >= 0)
-		w->load->telling->live_bytes += sign * p->size;
+		telling->live_bytes += sign * p->size;
 }
 
 static int make_object(struct worker *w, uint32_t place, struct slab_group *group)
 {
-	/* The sizes of the utilisation measured in tests/bench/bench_slab.c. */
-	static const uint16_t sizes[] = { 64,  96,  128, 160, 192,  224,  256,	320,  384,  448,
-					  512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096 };
-	uint32_t size = sizes[next_random(&w->random) % (sizeof(sizes) / sizeof(*sizes))];
+	uint32_t size = sparse_sizes[next_random(&w->random) % SPARSE_SIZES];
 	struct object *object = slab_alloc(w->thread, group, size, clock_ns() + ALLOC_S * NS_PER_S);
 
 	if (!object)
 		return -errno;
 	*object = (struct object){ .key = ++w->keys << 8 | w->number, .worker = w->number, .place = place };
 	write_pattern(object, size);
+	if (w->load->opts->damage && w->keys == DAMAGED)
+		((char *)object)[size - 1] ^= 1;
 	w->place[place] = (struct place){ object, size };
 	count_live(w, &w->place[place], 1);
+	telling->made++;
 	return 0;
 }
 
@@ -291,6 +297,7 @@ static int free_object(struct worker *w, uint32_t place)
 	count_live(w, p, -1ULL);
 	slab_free(w->thread, p->object);
 	p->object = NULL;
+	telling->freed += !err;
 	return err;
 }
 
@@ -334,9 +341,9 @@ static int begin_group(struct worker *w, unsigned g)
 	for (uint32_t i = first; !err && i < first + o->objects; i++)
 		err = make_object(w, i, w->group[g]);
 	took = (uint64_t)(clock_ns() - from);
-	if (took > w->load->telling->alloc_ns_max)
-		w->load->telling->alloc_ns_max = took; /* of about the longest: two may come at once */
-	w->load->telling->groups++;
+	if (took > telling->alloc_ns_max)
+		telling->alloc_ns_max = took; /* of about the longest: two may come at once */
+	telling->groups++;
 	return err;
 }
 
@@ -423,14 +430,14 @@ static void take_arenas(struct load *l, int64_t until)
 		in_use = (unsigned)((c.slab_bytes + SLAB_ARENA_BYTES - 1) / SLAB_ARENA_BYTES);
 		if (!l->opts->offline || !in_use)
 			continue;
-		l->telling->tried++;
+		telling->tried++;
 		if (slab_offline(l->slabs, arena % in_use,
 				 &(struct slab_offline){ .deadline_ns = clock_ns() + OFFLINE_MS * NS_PER_MS,
 							 .pcp = (enum slab_pcp)l->opts->pcp,
 							 .move = move_object,
 							 .arg = l }))
 			continue;
-		l->telling->offlined++;
+		telling->offlined++;
 		slab_online(l->slabs, arena % in_use);
 	}
 }
@@ -460,12 +467,22 @@ static int open_worker(struct load *l, unsigned number)
 	return w->group && w->place ? slab_thread_open(l->slabs, &w->thread) : -ENOMEM;
 }
 
-static void *tell(void *arg)
+/* The objects first: a slab is there before its objects, so that these are never more than it holds. */
+static void tell(const struct load *l)
+{
+	uint64_t live = telling->live_bytes;
+
+	slab_counters(l->slabs, &telling->slab);
+	telling->seen_live = live;
+	telling->seen_held = telling->slab.slab_bytes + telling->slab.meta_bytes + telling->slab.ready_bytes;
+}
+
+static void *tell_all_the_time(void *arg)
 {
 	struct load *l = arg;
 
 	while (!l->over) {
-		slab_counters(l->slabs, &l->telling->slab);
+		tell(l);
 		clock_sleep_ms(TELL_MS);
 	}
 	return NULL;
@@ -476,11 +493,11 @@ static int run_workers(struct load *l)
 	int64_t until = clock_ns() + (int64_t)l->opts->time_s * NS_PER_S;
 	unsigned n = 0;
 	pthread_t teller;
-	int err = -pthread_create(&teller, NULL, tell, l);
+	int err = -pthread_create(&teller, NULL, tell_all_the_time, l);
 
 	if (err)
 		return err;
-	l->telling->began_ns = clock_ns();
+	telling->began_ns = clock_ns();
 	for (; !err && n < l->opts->workers; n++)
 		err = -pthread_create(&l->worker[n].pthread, NULL, churn, &l->worker[n]);
 	if (!err)
@@ -490,8 +507,8 @@ static int run_workers(struct load *l)
 	while (n > 0)
 		pthread_join(l->worker[--n].pthread, NULL);
 	pthread_join(teller, NULL);
-	slab_counters(l->slabs, &l->telling->slab);
-	l->telling->ended_ns = clock_ns();
+	tell(l);
+	telling->ended_ns = clock_ns();
 	for (unsigned i = 0; !err && i < l->opts->workers; i++)
 		err = l->worker[i].err;
 	return err;
@@ -512,20 +529,13 @@ static int close_all(struct load *l)
 
 static int start_trim(struct load *l, int pressure, struct trim **trim)
 {
-	int err;
-
-	if (pressure < 0)
-		return l->opts->trim ? pressure : 0;
-	err = trim_start(l->slabs, pressure, 0, trim);
-	if (err)
-		close(pressure);
-	return err;
+	return pressure == NO_PRESSURE ? 0 : trim_start(l->slabs, pressure, 0, trim);
 }
 
-static int slab_load(const struct cell *c, struct telling *telling, int pressure)
+static int slab_load(const struct cell *c, int pressure)
 {
 	const struct slab_opts *o = c->opts;
-	struct load l = { .cell = c, .opts = o, .telling = telling };
+	struct load l = { .cell = c, .opts = o };
 	const struct slab_config config = {
 		.size = SLAB_BYTES,
 		.acct = o->sharing ? SLAB_ACCT_OBJCG : SLAB_ACCT_PER_GROUP,
@@ -569,57 +579,56 @@ static void tell_knobs(const struct slab_opts *o)
 static int setup(struct cell *c)
 {
 	const struct slab_opts *o = c->opts;
-	char bytes[32];
-	int err;
 
-	snprintf(bytes, sizeof(bytes), "%" PRIu64 "M", o->limit_mib);
-	err = scope_limit(SLAB_GROUP, "memory.max", bytes);
-	/* Swap would let it grow on. */
-	if (!err)
-		err = scope_limit(SLAB_GROUP, "memory.swap.max", "0");
-	if (err)
-		cell_fail(c, "memory.max and memory.swap.max of %s: %s", SLAB_GROUP, strerror(-err));
 	tell_knobs(o);
-	return err;
-}
-
-static void add_curve(struct jsonw *j, const void *arg)
-{
-	const struct telling *t = arg;
-
-	jsonw_u64(j, "live_kib", t->live_bytes / 1024);
-	jsonw_u64(j, "held_kib", held_bytes(t) / 1024);
-	jsonw_u64(j, "groups", t->groups);
+	/* Before there is a load, so that it is charged to us, not to the load's group; for all hooks. */
+	telling = mmap(NULL, sizeof(*telling), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
+	if (telling == MAP_FAILED) {
+		cell_fail(c, "shared memory: %s", strerror(errno));
+		return -ENOMEM;
+	}
+	memset(telling, 0, sizeof(*telling));
+	return limit_memory(c, SLAB_GROUP, o->limit_mib);
 }
 
 struct seen {
 	uint64_t held_max, live, held; /* the last two when it was last at work */
 };
 
+static void add_curve(struct jsonw *j, const void *arg)
+{
+	const struct seen *seen = arg;
+
+	jsonw_u64(j, "live_kib", seen->live / 1024);
+	jsonw_u64(j, "held_kib", seen->held / 1024);
+	jsonw_u64(j, "groups", telling->groups);
+}
+
 /* Until the load has ended, however it did; cell_wait() finds out which. */
-static struct seen watch(struct telling *t, pid_t pid)
+static struct seen watch(pid_t pid)
 {
 	struct seen seen = { 0 };
 	siginfo_t info = { 0 };
 
 	while (waitid(P_PID, (id_t)pid, &info, WEXITED | WNOHANG | WNOWAIT) == 0 && !info.si_pid) {
-		uint64_t held = held_bytes(t);
+		uint64_t held = telling->seen_held;
 
 		if (held > seen.held_max)
 			seen.held_max = held;
-		if (held && !t->ended_ns) {
-			seen.live = t->live_bytes;
+		if (held && !telling->ended_ns) {
+			seen.live = telling->seen_live;
 			seen.held = held;
-			cell_event_with("engine-slab", add_curve, t, "%" PRIu64 " of %" PRIu64 " KiB are objects",
-					t->live_bytes / 1024, held / 1024);
+			cell_event_with("engine-slab", add_curve, &seen, "%" PRIu64 " of %" PRIu64 " KiB are objects",
+					seen.live / 1024, held / 1024);
 		}
 		clock_sleep_ms(CURVE_MS);
 	}
 	return seen;
 }
 
-static void tell_metrics(const struct cell *c, const struct telling *t, const struct seen *seen)
+static void tell_metrics(const struct cell *c, const struct seen *seen)
 {
+	const struct telling *t = telling;
 	int64_t took_ms = (t->ended_ns - t->began_ns) / NS_PER_MS;
 	uint64_t peak;
 
@@ -649,24 +658,23 @@ static void tell_metrics(const struct cell *c, const struct telling *t, const st
 	cell_metric_u64(c, "trimmed_kib", t->trim.bytes / 1024);
 }
 
-/* Of the load's group; opened before it is limited by anything. */
-static int open_pressure(const struct cell *c, const struct slab_opts *o)
+/* A PSI trigger of the load's group, for the load to inherit. */
+static int open_pressure(const struct cell *c)
 {
+	char path[PATH_MAX];
 	int fd;
 
-	if (!o->trim)
-		return -ENOENT;
-	fd = trim_trigger("/sys/fs/cgroup/" SLAB_GROUP "/memory.pressure", 0, 0);
+	scope_path(SLAB_GROUP "/memory.pressure", path, sizeof(path));
+	fd = trim_trigger(path, 0, 0);
 	if (fd < 0)
-		cell_fail(c, "a PSI trigger with memory.pressure of %s: %s", SLAB_GROUP, strerror(-fd));
+		cell_fail(c, "%s: a PSI trigger: %s", path, strerror(-fd));
 	return fd;
 }
 
 static int run(struct cell *c)
 {
 	const struct slab_opts *o = c->opts;
-	int pressure = open_pressure(c, o);
-	struct telling *t;
+	int pressure = o->trim ? open_pressure(c) : NO_PRESSURE;
 	struct seen seen = { 0 };
 	char words[64];
 	pid_t pid;
@@ -674,54 +682,46 @@ static int run(struct cell *c)
 
 	if (o->trim && pressure < 0)
 		return pressure;
-	t = mmap(NULL, sizeof(*t), PROT_READ | PROT_WRITE, MAP_SHARED | MAP_ANONYMOUS, -1, 0);
-	if (t == MAP_FAILED)
-		return -errno;
-	memset(t, 0, sizeof(*t)); /* charged to us, not to the load's group */
 	pid = cell_child(c, SLAB_COMM);
 	if (pid == 0) {
 		rc = scope_attach(SLAB_GROUP, getpid());
-		_exit(-(rc ? rc : slab_load(c, t, pressure)));
+		_exit(-(rc ? rc : slab_load(c, pressure)));
 	}
 	if (pressure >= 0)
 		close(pressure);
 	if (pid > 0)
-		seen = watch(t, pid);
+		seen = watch(pid);
 	rc = pid < 0 ? pid : cell_wait(c, SLAB_COMM, pid);
-	tell_metrics(c, t, &seen);
-	if (t->corrupt)
-		cell_corrupt(c, "an object of the allocator does not hold its pattern");
-	munmap(t, sizeof(*t));
+	tell_metrics(c, &seen);
 	if (rc)
 		cell_fail(c, "the allocator: %s", cell_end_words(rc, words, sizeof(words)));
 	return rc > 0 ? -ECANCELED : rc;
 }
 
-/* All there is to prove was proved when it was freed, and what was killed has left nothing. */
+/* Each object is proved when it is freed; of a load that was killed nothing is left that could be. */
 static int verify(struct cell *c)
 {
-	(void)c;
+	if (telling->corrupt)
+		cell_corrupt(c, "an object of the allocator does not hold its pattern");
+	else if (c->run_ok && telling->made != telling->freed)
+		cell_corrupt(c, "%" PRIu64 " objects were made, and %" PRIu64 " found to hold their pattern at the end",
+			     telling->made, telling->freed);
 	return 0;
 }
 
 /* --- The mitigations, from the record --- */
 
-static uint64_t metric(const struct facts *f, const char *name)
-{
-	return (uint64_t)json_integer_value(json_object_get(f->metrics, name));
-}
-
 static void attest_sharing(const struct facts *f, struct attestation *a)
 {
-	a->exercised = metric(f, "groups_made") > 1 ? YES : NO;
+	a->exercised = facts_metric(f, "groups_made") > 1 ? YES : NO;
 	snprintf(a->evidence, sizeof(a->evidence), "%.1f %% of the memory held are objects of %" PRIu64 " groups",
 		 json_number_value(json_object_get(f->metrics, "engine_slab_utilisation_pct")),
-		 metric(f, "groups_made"));
+		 facts_metric(f, "groups_made"));
 }
 
 static void attest_reparenting(const struct facts *f, const struct slab_opts *o, struct attestation *a)
 {
-	uint64_t n = metric(f, "reparents"), walked = metric(f, "reparent_walked");
+	uint64_t n = facts_metric(f, "reparents"), walked = facts_metric(f, "reparent_walked");
 
 	if (!o->sharing) {
 		a->exercised = NO;
@@ -737,7 +737,7 @@ static void attest_reparenting(const struct facts *f, const struct slab_opts *o,
 
 static void attest_emergency(const struct facts *f, struct attestation *a)
 {
-	uint64_t n = metric(f, "emergency_objects"), waits = metric(f, "growth_waits");
+	uint64_t n = facts_metric(f, "emergency_objects"), waits = facts_metric(f, "growth_waits");
 
 	if (a->state == MITIGATION_OFF && n)
 		a->state = MITIGATION_FAILED;
@@ -748,7 +748,8 @@ static void attest_emergency(const struct facts *f, struct attestation *a)
 
 static void attest_pcp(const struct facts *f, struct attestation *a)
 {
-	uint64_t tried = metric(f, "arenas_tried"), done = metric(f, "arenas_offlined"), stuck = metric(f, "pcp_stuck");
+	uint64_t tried = facts_metric(f, "arenas_tried"), done = facts_metric(f, "arenas_offlined"),
+		 stuck = facts_metric(f, "pcp_stuck");
 
 	a->exercised = tried && (a->state == MITIGATION_ON || stuck) ? YES : NO;
 	if (a->state == MITIGATION_ON && stuck)
@@ -764,9 +765,9 @@ static void attest_trim(const struct facts *f, struct attestation *a)
 		snprintf(a->evidence, sizeof(a->evidence), "nobody listened for pressure");
 		return;
 	}
-	a->exercised = metric(f, "trims") ? YES : NO;
+	a->exercised = facts_metric(f, "trims") ? YES : NO;
 	snprintf(a->evidence, sizeof(a->evidence), "%" PRIu64 " times under pressure, %" PRIu64 " KiB",
-		 metric(f, "trims"), metric(f, "trimmed_kib"));
+		 facts_metric(f, "trims"), facts_metric(f, "trimmed_kib"));
 }
 
 static void attest(const struct facts *f, const void *opts, struct attestation *a)

@@ -579,7 +579,7 @@ static void attest(const struct facts *f, const void *opts, struct attestation *
 
 	(void)opts;
 	for (size_t i = 0; i < sizeof(refusals) / sizeof(refusals[0]); i++)
-		refused += (uint64_t)json_integer_value(json_object_get(f->metrics, refusals[i].metric));
+		refused += facts_metric(f, refusals[i].metric);
 	if (!given_up)
 		return; /* it never got so far as to tell */
 	if (!bound) {

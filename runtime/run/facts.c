@@ -875,6 +875,11 @@ static void count_by_vmstat(const struct facts *f, struct kill_count *k)
 	k->kills -= again < k->kills ? again : k->kills;
 }
 
+uint64_t facts_metric(const struct facts *f, const char *name)
+{
+	return (uint64_t)json_integer_value(json_object_get(f->metrics, name));
+}
+
 struct kill_count facts_count_kills(const struct facts *f)
 {
 	struct kill_count k = { .known = f->have_oom_counter, .agree = true, .kills = f->oom_log };

@@ -136,6 +136,8 @@ struct kill_count {
 /* By the counters first; by the log for what came after their last reading, or where there are none. */
 struct kill_count facts_count_kills(const struct facts *f);
 
+/* A metric that a workload told, as an integer; 0 also where there is none. */
+uint64_t facts_metric(const struct facts *f, const char *name);
 /* The peak of a watched cache, or NULL if it never had an object. */
 const struct cache_peak *facts_cache(const struct facts *f, const char *name);
 /* A block device by the kernel's name, or NULL if no sample of the load has it. */

@@ -433,7 +433,7 @@ class SlabSpeed(Slabs):
                 rows.append(Row(what, ours, [fixed], 1.0, "loads and stores: the owner, the stock, the magazine, the gate",
                                 best=min, at_most=True))
             rows.append(Row(what + ": of glibc", ours, [glibc], 0.75,
-                            "caches: an owner lies apart from its object, which malloc()'s header does not",
+                            "the way from an object to its slab, magazine and owner; how much of it the owner is: no owners",
                             best=min, at_most=True, beside=others))
         return rows
 

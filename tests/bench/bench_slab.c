@@ -17,6 +17,7 @@
 #include "base/clock.h"
 #include "base/opts.h"
 #include "engine/slab.h"
+#include "workloads/common/sparse.h"
 
 #include <dlfcn.h>
 #include <errno.h>
@@ -456,10 +457,7 @@ static double utilisation(void)
 
 static void put_sparse(uint64_t i, uint64_t *random)
 {
-	/* From 64 bytes to 4 KiB, as the caches of a machine are. */
-	static const uint16_t sizes[] = { 64,  96,  128, 160, 192,  224,  256,	320,  384,  448,
-					  512, 640, 768, 896, 1024, 1280, 1536, 2048, 3072, 4096 };
-	size_t size = sizes[next_random(random) % (sizeof(sizes) / sizeof(*sizes))];
+	size_t size = sparse_sizes[next_random(random) % SPARSE_SIZES];
 
 	sparse_object[i].size = size;
 	sparse_object[i].object = alloc_for(i / EACH, size);

@@ -57,6 +57,13 @@ def test_without_bounds_its_memory_runs_out_and_the_snapshots_are_right_all_the_
     assert mitigations["engine-cow-limit"]["exercised"]
 
 
+def test_what_is_staged_without_a_cap_is_more_than_the_cap_would_allow(tmp_path):
+    done, run = run_one(tmp_path, "before", origin_mib=64, limit_mib=40, options="chunk_kib = 64")
+    assert done.returncode == 0, done.stderr
+    cap = cell(run, "001-before-1")["mitigations"]["engine-staging-cap"]
+    assert cap["state"] == "off" and cap["exercised"], cap["evidence"]
+
+
 @pytest.mark.parametrize("damage", ["origin", "snapshot"])
 def test_a_block_that_is_wrong_is_found(tmp_path, damage):
     done, run = run_one(tmp_path, "after", options=f"damage = {damage}")

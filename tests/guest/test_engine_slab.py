@@ -56,6 +56,11 @@ def test_groups_with_slabs_of_their_own_run_out_of_it(tmp_path):
     assert record["mitigations"]["engine-slab-sharing"]["exercised"]
 
 
+def test_an_object_that_is_wrong_is_found(tmp_path):
+    done, _, record = run_one(tmp_path, "after", options="damage = yes")
+    assert done.returncode == 1 and record["verdict"] == "corrupt", record["reason"]
+
+
 @pytest.mark.parametrize("arm, metric", [
     ("without-engine-reparenting", "reparent_walked"),
     ("without-engine-pcp-drain", "pcp_stuck"),
