@@ -46,8 +46,9 @@ void front_close(struct front *f);
 /* One round of everything, as snap_run(), and the writes that have come meanwhile. */
 int front_run(struct front *f, int64_t deadline_ns);
 /*
- * By any thread but the engine's: offset and len as in struct snap_req. Returns when it was done: 0, what the engine
- * says, or -EDEADLK: nobody went on for stuck_ms, and nothing was written.
+ * By any thread but the engine's: offset and len as in struct snap_req. Returns when it was done, and as pwrite(2) not
+ * before, for the data is the engine's until then: 0, what the engine says, or -EDEADLK: nobody went on for stuck_ms,
+ * and nothing was written. The engine's thread has to be in front_run() until all have returned.
  */
 int front_write(struct front *f, uint64_t offset, char *data, uint32_t len);
 /* A moment's values, by any thread. */

@@ -246,6 +246,8 @@ state >state.after
     assert inside["machine"]["where"] == "metal"
     for part in ("settings", "mitigations"):
         assert paths(inside[part]) == paths(outside[part])
+    # The same load, and no smaller: that is what decides, before chance does.
+    assert inside["options"] == outside["options"] and inside["metrics"]["load_mib"] >= outside["metrics"]["load_mib"]
     states = [{what: m["state"] for what, m in record["mitigations"].items()} for record in (inside, outside)]
     assert states[0] == states[1]
     assert (outside["verdict"] == "ok") is (arm == "after"), outside["reason"]
