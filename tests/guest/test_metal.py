@@ -65,7 +65,7 @@ class Machine:
     def like(self, *run):
         """Carry out the run from outside; the machine is the one that it used."""
         wrapper = self.dir / "bin" / QEMU
-        wrapper.parent.mkdir()
+        wrapper.parent.mkdir(exist_ok=True)
         wrapper.write_text(f'#!/bin/sh\nfor arg; do printf "%s\\n" "$arg"; done >{self.dir}/argv\nexec {shutil.which(QEMU)} "$@"\n')
         wrapper.chmod(0o755)
         return headroom("run", *run, "--no-report", env=os.environ | {"PATH": f"{wrapper.parent}:{os.environ['PATH']}"})
