@@ -39,7 +39,10 @@ struct sim_io {
 	uint64_t flushes; /* of a flush: the writes that ended before it began */
 };
 
+struct sim;
+
 struct sim_disk {
+	struct sim *sim;
 	uint64_t id;	       /* no two of a simulation have the same */
 	struct target *target; /* NULL: this one is not there */
 	uint64_t size;
@@ -50,8 +53,9 @@ struct sim_disk {
 	struct sim_io ios[256];
 	size_t n_ios;
 	uint64_t ended;
-	int fail;  /* -errno of all requests from now on */
-	bool mute; /* nothing ends */
+	int fail;	 /* -errno of all requests from now on */
+	int fail_writes; /* of writes alone */
+	bool mute;	 /* nothing ends */
 };
 
 struct sim {
@@ -61,6 +65,7 @@ struct sim {
 	int always; /* an eventfd that can always be read: it has the loop call us */
 	uint64_t steps, disks_made;
 	void (*at_step)(void *arg); /* after each */
+	void (*at_io)(void *arg);   /* when a write or a flush has begun, and when one has ended and nobody knows it */
 	void *arg;
 };
 
@@ -98,6 +103,12 @@ static inline void sim_flush(struct sim_disk *d, uint64_t number)
 	d->n_writes = kept;
 }
 
+static inline void sim_at_io(struct sim *s, const struct io *io)
+{
+	if (s->at_io && io->op != IO_READ)
+		s->at_io(s->arg);
+}
+
 static inline int sim_start(struct target *t, struct io *io)
 {
 	struct sim_disk *d = t->own;
@@ -105,6 +116,7 @@ static inline int sim_start(struct target *t, struct io *io)
 	if (d->n_ios == sizeof(d->ios) / sizeof(d->ios[0]))
 		return -EBUSY;
 	d->ios[d->n_ios++] = (struct sim_io){ .io = io, .flushes = d->ended };
+	sim_at_io(d->sim, io);
 	return 0;
 }
 
@@ -118,6 +130,8 @@ static inline void sim_end_one(struct sim *s, struct sim_disk *d)
 	d->ios[at] = d->ios[--d->n_ios];
 	if (d->fail) {
 		res = d->fail;
+	} else if (d->fail_writes && one.io->op == IO_WRITE) {
+		res = d->fail_writes;
 	} else if (one.io->op == IO_FLUSH) {
 		sim_flush(d, one.flushes);
 		res = 0;
@@ -150,6 +164,7 @@ static inline void sim_end_one(struct sim *s, struct sim_disk *d)
 			}
 		}
 	}
+	sim_at_io(s, one.io);
 	io_result(one.io, res);
 }
 
@@ -203,6 +218,7 @@ static inline struct target *sim_disk(struct sim *s, uint64_t size, const char *
 
 	while (d->target)
 		assert_true(++d < s->disks + SIM_MAX);
+	d->sim = s;
 	d->id = ++s->disks_made;
 	d->size = size;
 	d->now = calloc(1, size);
@@ -216,8 +232,18 @@ static inline struct target *sim_disk(struct sim *s, uint64_t size, const char *
 	return d->target;
 }
 
+/* Of what was not flushed, and of what is being written, a power cut leaves this: */
+enum sim_left { SIM_SOME, SIM_NOTHING, SIM_ALL };
+
+static inline void sim_leave(struct sim *s, enum sim_left which, char *left, const char *data, uint32_t len)
+{
+	for (uint32_t b = 0; b < len; b += SIM_SECTOR)
+		if (which == SIM_ALL || (which == SIM_SOME && sim_random(&s->random) & 1))
+			memcpy(left + b, data + b, SIM_SECTOR);
+}
+
 /* What the disk would hold if the power went now; for the caller to free. */
-static inline char *sim_cut(struct sim *s, const struct target *t)
+static inline char *sim_cut(struct sim *s, const struct target *t, enum sim_left which)
 {
 	const struct sim_disk *d = t->own;
 	char *left = malloc(d->size);
@@ -225,15 +251,12 @@ static inline char *sim_cut(struct sim *s, const struct target *t)
 	assert_non_null(left);
 	memcpy(left, d->stable, d->size);
 	for (size_t i = 0; i < d->n_writes; i++)
-		for (uint32_t b = 0; b < d->writes[i].len; b += SIM_SECTOR)
-			if (sim_random(&s->random) & 1)
-				memcpy(left + d->writes[i].offset + b, d->writes[i].data + b, SIM_SECTOR);
+		sim_leave(s, which, left + d->writes[i].offset, d->writes[i].data, d->writes[i].len);
 	for (size_t i = 0; i < d->n_ios; i++) {
 		struct io_part part = io_part(d->ios[i].io);
 
-		for (uint32_t b = 0; d->ios[i].io->op == IO_WRITE && b < part.len; b += SIM_SECTOR)
-			if (sim_random(&s->random) & 1)
-				memcpy(left + part.offset + b, part.data + b, SIM_SECTOR);
+		if (d->ios[i].io->op == IO_WRITE)
+			sim_leave(s, which, left + part.offset, part.data, part.len);
 	}
 	return left;
 }

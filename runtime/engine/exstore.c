@@ -234,12 +234,15 @@ static int read_header(struct exstore *x, uint32_t *chunk_bytes, int64_t deadlin
 /* --- Making --- */
 
 /*
- * Area 0 first: with a header before it, what the target held before would be read as exceptions after a power cut.
+ * The header last: with one before it, what the target held before would be read as a note and as exceptions after a
+ * power cut.
  */
 static int format(struct exstore *x, int64_t deadline_ns)
 {
-	int err = step_now(x, IO_WRITE, exstore_offset(x, area_chunk(x, 0)), x->buf, x->chunk_bytes, deadline_ns);
+	int err = step_now(x, IO_WRITE, 0, x->buf, ALIGN, deadline_ns);
 
+	if (!err)
+		err = step_now(x, IO_WRITE, exstore_offset(x, area_chunk(x, 0)), x->buf, x->chunk_bytes, deadline_ns);
 	if (err)
 		return err;
 	write_header(x, x->header, true);
@@ -465,10 +468,15 @@ static void end_drop(struct exstore *x)
 	x->committed(x, x->err);
 }
 
-/* The area before is full: it had to be for this one to be begun. */
+/* The area before is full: it had to be for this one to be begun. If it cannot be read we are where we were. */
 static void area_is_back(struct exstore *x)
 {
-	x->area_n = x->dirty_from = x->err ? 0 : x->per_area;
+	if (x->err) {
+		x->area++;
+		memset(x->buf, 0, x->chunk_bytes);
+	} else {
+		x->area_n = x->dirty_from = x->per_area;
+	}
 	end_drop(x);
 }
 
@@ -507,6 +515,8 @@ void exstore_drop(struct exstore *x, uint32_t n)
 static void end_mark(struct exstore *x)
 {
 	x->busy = false;
+	if (x->err && x->mark == EXSTORE_MERGING)
+		x->merging = false;
 	x->committed(x, x->err);
 }
 
@@ -517,12 +527,14 @@ void exstore_mark(struct exstore *x, enum exstore_mark mark)
 		x->committed(x, 0);
 		return;
 	}
+	x->mark = mark;
 	if (mark == EXSTORE_MERGING)
 		x->merging = true;
 	x->err = 0;
 	x->busy = true;
 	write_header(x, x->header, mark != EXSTORE_INVALID);
+	/* The note stays: if the power went and took it first, a store that was merged would be one that is not. */
 	if (mark == EXSTORE_WIPED)
-		memset(x->header, 0, ALIGN);
+		memset(x->header, 0, SECTOR);
 	step(x, IO_WRITE, 0, x->header, ALIGN, end_mark);
 }

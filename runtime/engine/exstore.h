@@ -28,6 +28,8 @@
 #define EXSTORE_MIN_CHUNK 4096U
 #define EXSTORE_MAX_CHUNK (512U << 10)
 
+enum exstore_mark { EXSTORE_INVALID, EXSTORE_MERGING, EXSTORE_WIPED };
+
 struct exstore {
 	struct io_loop *loop;
 	struct target *target; /* the caller's */
@@ -54,6 +56,7 @@ struct exstore {
 	/* A commit that goes on. */
 	bool busy;
 	int err;
+	enum exstore_mark mark; /* that is being written */
 	struct io io;
 	void (*then)(struct exstore *x);
 	void (*committed)(struct exstore *x, int err);
@@ -108,12 +111,13 @@ void exstore_commit(struct exstore *x);
  * present area: the lowest chunk and slot. 0: there are none left.
  */
 uint32_t exstore_last(const struct exstore *x, uint32_t most, uint32_t *chunk, uint64_t *slot);
-/* Take away the last n and commit that. */
+/*
+ * Take away the last n and commit that. After an error they are not in the table any more, and it is not known whether
+ * they are in the store: with 0 it is tried again.
+ */
 void exstore_drop(struct exstore *x, uint32_t n);
 
 /* --- Header --- */
-
-enum exstore_mark { EXSTORE_INVALID, EXSTORE_MERGING, EXSTORE_WIPED };
 
 /* Write what has become of the store; committed() is called then. Also while it is not to be used for anything else. */
 void exstore_mark(struct exstore *x, enum exstore_mark mark);

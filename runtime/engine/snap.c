@@ -23,6 +23,8 @@
 #define BUCKETS	    (1U << BUCKET_BITS)
 /* Chunks that one request may have in flight ahead of the one it waits for. */
 #define WINDOW COPY_MAX_PIECES
+/* Writes of what a store must say before others may go on, until it is given up. */
+#define META_TRIES 8
 
 TAILQ_HEAD(pending_list, pending);
 TAILQ_HEAD(batch_list, batch);
@@ -71,7 +73,8 @@ struct store {
 	unsigned committing;	   /* how many of them the commit that goes on has */
 	unsigned users;		   /* reads of the snapshot, and copies into it */
 	bool mark_waits;	   /* it is dying, and a commit has to end before its header can say so */
-	enum store_state was;	   /* before it was to be deleted */
+	unsigned mark_tries;
+	enum store_state was; /* before it was to be deleted */
 };
 
 /*
@@ -97,6 +100,7 @@ struct merge {
 	unsigned store;
 	uint32_t chunk, n; /* being merged: n from here on */
 	uint64_t slot;
+	unsigned tries; /* to drop them */
 	struct copy_job job;
 	struct io io;
 	struct snap_req req;	 /* stands for the write to the origin, where writes have to wait */
@@ -131,7 +135,7 @@ struct snap {
 	struct merge merge;
 	struct io flush; /* of the origin, before a snapshot is made */
 	bool flushing;
-	int delete_err; /* of the deletion that ended last */
+	int call_err; /* of the deletion, or the beginning of a merge, that ended last */
 	uint64_t memory;
 	struct snap_counters count;
 };
@@ -303,6 +307,7 @@ static void invalidate(struct store *st)
 		leave_store(b, st);
 	}
 	st->committing = 0;
+	st->mark_tries = 0;
 	st->mark_waits = st->x.busy;
 	if (!st->mark_waits)
 		exstore_mark(&st->x, EXSTORE_INVALID);
@@ -364,8 +369,11 @@ static void store_changes(struct exstore *x, int err)
 	if (st->state == STORE_DYING && st->mark_waits) {
 		st->mark_waits = false;
 		exstore_mark(x, EXSTORE_INVALID);
+	} else if (st->state == STORE_DYING && err && ++st->mark_tries < META_TRIES) {
+		exstore_mark(x, EXSTORE_INVALID);
 	} else if (st->state == STORE_DYING) {
 		/* That the header cannot be written either is what it looks like: the device is gone. */
+		counter_add(&st->snap->count.unmarked, err != 0);
 		st->state = STORE_INVALID;
 		release_hold(st->snap);
 	} else if (st->state == STORE_MERGING) {
@@ -595,10 +603,10 @@ static struct stretch find_stretch(const struct snap *s, const struct exstore *x
 	return str;
 }
 
-/* Who reads or writes the origin sees the snapshot that is being merged into it. */
+/* Who reads or writes the origin sees the snapshot that is being merged into it, once its header says so. */
 static const struct exstore *view_of_origin(const struct snap *s)
 {
-	return s->merge.state == MERGE_NONE ? NULL : &s->stores[s->merge.store].x;
+	return s->merge.state <= MERGE_MARKING ? NULL : &s->stores[s->merge.store].x;
 }
 
 static void start_stretch(struct snap *s, struct snap_req *r, const struct stretch *str, void (*done)(struct io *io))
@@ -785,6 +793,10 @@ static void write_on(struct snap *s, struct snap_req *r)
 		TAILQ_INSERT_TAIL(&s->held, r, at);
 		return;
 	}
+	if (is_being_merged(&s->merge, first, last) && s->merge.state == MERGE_FAILED) {
+		fail_later(s, r, -EIO);
+		return;
+	}
 	if (is_being_merged(&s->merge, first, last)) {
 		TAILQ_INSERT_TAIL(&s->merge.waiters, r, at);
 		return;
@@ -827,7 +839,10 @@ static void flush_on(struct snap *s, struct snap_req *r)
 
 	while (!t && r->moved <= SNAP_MAX_STORES) {
 		struct store *st = &s->stores[r->moved - 1];
-		bool merging = st->state == STORE_MERGING && st->x.table.n;
+
+		/* Also when the table is empty: that may not be on the medium yet. */
+		bool merging =
+			st->state == STORE_MERGING && s->merge.state != MERGE_LEAVING && s->merge.state != MERGE_WIPING;
 
 		if (merging || (st->state == STORE_LIVE && st->x.persistent && !s->opts.durable)) {
 			t = st->x.target;
@@ -888,16 +903,19 @@ void snap_submit(struct snap *s, struct snap_req *r)
 
 /* --- Merging --- */
 
-static void merge_fails(struct snap *s)
+/* `fenced`: what was being merged can be read, but not written any more. */
+static void merge_fails(struct snap *s, bool fenced)
 {
 	s->merge.state = MERGE_FAILED;
-	s->merge.n = 0;
+	if (!fenced)
+		s->merge.n = 0;
 	go_on_all(s, &s->merge.waiters);
 }
 
 static void merge_drop(struct snap *s)
 {
 	s->merge.state = MERGE_DROPPING;
+	s->merge.tries = 0;
 	exstore_drop(&s->stores[s->merge.store].x, s->merge.n);
 }
 
@@ -906,7 +924,7 @@ static void merge_flushed(struct io *io)
 	struct snap *s = io->owner;
 
 	if (io->err)
-		merge_fails(s);
+		merge_fails(s, false);
 	else
 		merge_drop(s);
 }
@@ -917,7 +935,7 @@ static void merge_copied(struct copy_job *job)
 	struct merge *m = &s->merge;
 
 	if (job->read_err || job->write_err[0]) {
-		merge_fails(s);
+		merge_fails(s, false);
 	} else if (s->opts.durable) {
 		m->state = MERGE_FLUSHING;
 		m->io = (struct io){ .target = s->origin, .op = IO_FLUSH, .owner = s, .done = merge_flushed };
@@ -966,7 +984,7 @@ static void merge_save(struct snap *s)
 static void merge_no_memory(struct snap_req *r)
 {
 	r->snap->requests++; /* it never was one */
-	merge_fails(r->snap);
+	merge_fails(r->snap, false);
 }
 
 static void merge_next(struct snap *s)
@@ -1013,13 +1031,42 @@ static void close_store(struct store *st)
 	st->state = STORE_NONE;
 }
 
+/* Whether its header says that it is merged is not known. It must not, once the origin has gone on without. */
+static void merge_does_not_begin(struct snap *s)
+{
+	struct store *st = &s->stores[s->merge.store];
+
+	s->merge.state = MERGE_NONE;
+	st->state = STORE_LIVE;
+	s->live |= 1U << st->number;
+	invalidate(st);
+}
+
+/*
+ * Whether what was merged is in the store's table is not known. The origin has the same data: it can be read there, but
+ * a write would be lost if the store, opened again, said otherwise.
+ */
+static void merge_cannot_drop(struct snap *s)
+{
+	if (++s->merge.tries < META_TRIES)
+		exstore_drop(&s->stores[s->merge.store].x, 0);
+	else
+		merge_fails(s, true);
+}
+
 /* The exception store has done what the merge asked of it. */
 static void merge_goes_on(struct snap *s, int err)
 {
 	struct merge *m = &s->merge;
 
-	if (err) {
-		merge_fails(s);
+	if (m->state == MERGE_MARKING)
+		s->call_err = err;
+	if (err && m->state == MERGE_MARKING) {
+		merge_does_not_begin(s);
+	} else if (err && m->state == MERGE_DROPPING) {
+		merge_cannot_drop(s);
+	} else if (err) {
+		merge_fails(s, false);
 	} else if (m->state == MERGE_WIPING) {
 		m->state = MERGE_NONE;
 		close_store(&s->stores[m->store]);
@@ -1259,7 +1306,7 @@ static void end_delete(struct store *st, int err)
 		s->live &= ~(1U << st->number);
 		close_store(st);
 	}
-	s->delete_err = err;
+	s->call_err = err;
 	release_hold(s);
 }
 
@@ -1282,7 +1329,7 @@ int snap_delete(struct snap *s, int store, int64_t deadline_ns)
 	st->state = STORE_DELETING;
 	exstore_mark(&st->x, EXSTORE_WIPED);
 	err = run_until(s, is_deleted_or_not, st, deadline_ns);
-	return err ? err : s->delete_err;
+	return err ? err : s->call_err;
 }
 
 int snap_merge(struct snap *s, int store, int64_t deadline_ns)
@@ -1304,6 +1351,8 @@ int snap_merge(struct snap *s, int store, int64_t deadline_ns)
 		begin_merge(s, st, MERGE_MARKING);
 		exstore_mark(&st->x, EXSTORE_MERGING);
 		err = run_until(s, is_marked, NULL, deadline_ns);
+		if (!err)
+			err = s->call_err;
 	}
 	release_hold(s);
 	return err;

@@ -83,6 +83,7 @@ struct snap_counters {
 	uint64_t exceptions;	/* committed, in all stores */
 	uint64_t commits;	/* writes of metadata that committed them */
 	uint64_t invalidated;	/* stores */
+	uint64_t unmarked;	/* of them, those whose device would not take that: opened again, they look valid */
 	uint64_t writes, reads; /* requests */
 	uint64_t memory_bytes;	/* for chunks, batches and tables, at the most */
 };
@@ -141,7 +142,8 @@ int snap_delete(struct snap *s, int store, int64_t deadline_ns);
 /*
  * Have the origin become what this snapshot is, from now on for all who read the origin, while it is copied back; other
  * snapshots keep what they are. The store is deleted when all is copied. Goes on in snap_run(), and after a crash when
- * the store is attached again. 0, -ENOENT, -EBUSY: one is merged already; -EIO: it is invalid.
+ * the store is attached again. 0, -ENOENT, -EBUSY: one is merged already; -EIO: it is invalid; -EINVAL: it is not
+ * persistent; or -errno of the header's write: then the snapshot is lost, and the origin what it was.
  */
 int snap_merge(struct snap *s, int store, int64_t deadline_ns);
 /* 0, or -ENOENT. */
