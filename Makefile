@@ -30,6 +30,7 @@ ON      ?= guest
 # Of `make bench-recorder`, `make bench-engine` and `make fuzz`:
 ROUNDS  ?= 5
 SECONDS ?= 600
+FUZZ    ?= klog
 PKGS    := devmapper jansson inih libkmod libcgroup libtracefs libtraceevent liburing blkid mount
 VERSION := $(shell git describe --always --dirty --tags 2>/dev/null || echo unknown)
 
@@ -46,7 +47,8 @@ SRCS  := $(filter-out runtime/guest/init.c,$(sort $(wildcard runtime/*.c runtime
 OBJS  := $(SRCS:%.c=$B/%.o)
 LIB   := $(filter-out $B/runtime/main.o,$(OBJS))
 TESTS := $(patsubst %.c,$B/%,$(sort $(wildcard tests/test_*.c)))
-ENGINE_TESTS := $(filter $B/tests/test_engine_%,$(TESTS))
+# Of one thread alone, and long: not for ThreadSanitizer.
+ENGINE_TESTS := $(filter-out %_proof %_exstore,$(filter $B/tests/test_engine_%,$(TESTS)))
 C_FILES  := $(sort $(wildcard runtime/*.[ch] runtime/*/*.[ch] cgroups/*.[ch] hotplug/*.[ch] workloads/*.[ch] workloads/common/*.[ch] tests/*.[ch] tests/bench/*.[ch]))
 SH_FILES := $(sort $(wildcard runtime/guest/*.sh tests/*.sh tests/*/*.sh tools/*.sh)) .ci/run
 
@@ -56,7 +58,7 @@ say  = $(if $(filter 1,$V),,@printf '  %-5s %s\n' $1 $2)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps bench bench-recorder bench-engine fuzz report test check check-asan check-tsan check-c check-engine guest lint clean help FORCE
+.PHONY: all deps bench bench-recorder bench-engine fuzz report test check check-asan check-tsan check-long check-c check-engine guest lint clean help FORCE
 
 all: build/headroom build/headroom-init ## build the suite (build/headroom)
 
@@ -117,15 +119,25 @@ bench-engine: ## the copy engine against its peers and the limits of this machin
 	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_engine $B/tests/bench/bench_slab
 	$(Q)$(PYTHON) tests/bench/bench_engine.py --helper $B/tests/bench/bench_engine --rounds $(ROUNDS)
 
-# What is found stays in build/fuzz; `-merge=1` makes of its corpus what tests/fixtures/klog-corpus is.
-fuzz: ## libFuzzer on the kernel-log classifier (SECONDS=600)
+# What is found stays in build/fuzz; `-merge=1` makes of a corpus there what tests/fixtures/*-corpus is.
+FUZZ_SRCS := $(if $(filter klog,$(FUZZ)),$(wildcard runtime/record/klog*.c) runtime/base/jsonw.c,\
+               $(if $(filter exstore,$(FUZZ)),$(wildcard runtime/engine/*.c),$(error FUZZ=$(FUZZ): must be klog or exstore)))
+fuzz: ## libFuzzer on the kernel-log classifier (FUZZ=klog) or on snapshot stores (FUZZ=exstore); SECONDS=600
 	$(Q)$(MAKE) --no-print-directory FOR=fuzz deps
-	@mkdir -p build/fuzz/corpus
-	$(call say,CC,build/fuzz/fuzz_klog)
-	$(Q)clang -std=gnu11 -D_GNU_SOURCE -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime tests/fuzz_klog.c \
-		runtime/record/klog*.c runtime/base/jsonw.c -o build/fuzz/fuzz_klog
-	$(Q)build/fuzz/fuzz_klog -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ -print_final_stats=1 \
-		build/fuzz/corpus tests/fixtures/klog-corpus tests/fixtures/kmsg
+	@mkdir -p build/fuzz/corpus-$(FUZZ)
+	$(call say,CC,build/fuzz/fuzz_$(FUZZ))
+	$(Q)clang -std=gnu11 -D_GNU_SOURCE -g -O1 -fsanitize=fuzzer,address,undefined -Iruntime tests/fuzz_$(FUZZ).c \
+		$(FUZZ_SRCS) -o build/fuzz/fuzz_$(FUZZ) -luring -lcmocka
+	$(Q)build/fuzz/fuzz_$(FUZZ) -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ -print_final_stats=1 \
+		build/fuzz/corpus-$(FUZZ) tests/fixtures/$(FUZZ)-corpus $(if $(filter klog,$(FUZZ)),tests/fixtures/kmsg)
+
+# Most of an hour on two CPUs.
+check-long: $(TESTS) ## the engine's models, proofs and fuzz targets for a long time (SECONDS=600 for each of the last)
+	$(Q)HEADROOM_SEEDS=40000 HEADROOM_PROOF_SEEDS=100 TEST_TIMEOUT=7200 sh tests/run.sh $(filter $B/tests/test_engine_%,$(TESTS))
+	$(Q)HEADROOM_SEEDS=4000 HEADROOM_PROOF_SEEDS=10 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=address,undefined check-engine
+	$(Q)HEADROOM_SEEDS=1000 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=thread check-engine
+	$(Q)$(MAKE) --no-print-directory FUZZ=klog fuzz
+	$(Q)$(MAKE) --no-print-directory FUZZ=exstore fuzz
 
 lint: ## formatting, static analysis, shell scripts
 	$(call say,LINT,clang-format)

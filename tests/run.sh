@@ -1,10 +1,11 @@
 #!/bin/sh
 # SPDX-License-Identifier: MIT
-# Run cmocka test programs one after the other; fail if one fails or if there is none to run.
+# Run cmocka test programs one after the other; fail if one fails or if there is none to run. Each has TEST_TIMEOUT
+# seconds (120).
 status=0
 count=0
 for test in "$@"; do
-	timeout 120 "$test" || { echo "FAILED: $test (status $?)" >&2; status=1; }
+	timeout "${TEST_TIMEOUT:-120}" "$test" || { echo "FAILED: $test (status $?)" >&2; status=1; }
 	count=$((count + 1))
 done
 if [ "$count" -eq 0 ]; then

@@ -314,6 +314,24 @@ static int take_areas(struct exstore *x, uint64_t origin_chunks, int64_t deadlin
 	return err;
 }
 
+/*
+ * What follows the end of the table was in a write that a power cut has torn: committed later, it would be taken for
+ * exceptions as soon as those before it are there.
+ */
+static int drop_torn(struct exstore *x, int64_t deadline_ns)
+{
+	size_t used = x->area_n * sizeof(struct disk_exception);
+	const char *rest = x->buf + used;
+	bool torn = false;
+
+	for (size_t i = 0; i < x->chunk_bytes - used; i++)
+		torn |= rest[i] != 0;
+	if (!torn)
+		return 0;
+	memset(x->buf + used, 0, x->chunk_bytes - used);
+	return step_now(x, IO_WRITE, exstore_offset(x, area_chunk(x, x->area)), x->buf, x->chunk_bytes, deadline_ns);
+}
+
 int exstore_open(struct exstore *x, struct io_loop *loop, struct target *t, const struct exstore_opts *opts,
 		 int64_t deadline_ns)
 {
@@ -334,6 +352,8 @@ int exstore_open(struct exstore *x, struct io_loop *loop, struct target *t, cons
 		origin_chunks = (opts->origin_bytes + chunk_bytes - 1) / chunk_bytes;
 		err = take_areas(x, origin_chunks < EXTAB_MAX_CHUNK ? origin_chunks : EXTAB_MAX_CHUNK, deadline_ns);
 	}
+	if (!err)
+		err = drop_torn(x, deadline_ns);
 	x->next_slot = err ? 0 : slot_from(x, x->next_slot);
 	x->given = x->table.n;
 	x->dirty_from = x->area_n;
