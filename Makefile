@@ -133,9 +133,9 @@ fuzz: ## libFuzzer on the kernel-log classifier (FUZZ=klog) or on snapshot store
 
 # Most of an hour on two CPUs.
 check-long: $(TESTS) ## the engine's models, proofs and fuzz targets for a long time (SECONDS=600 for each of the last)
-	$(Q)HEADROOM_SEEDS=40000 HEADROOM_PROOF_SEEDS=100 TEST_TIMEOUT=7200 sh tests/run.sh $(filter $B/tests/test_engine_%,$(TESTS))
-	$(Q)HEADROOM_SEEDS=4000 HEADROOM_PROOF_SEEDS=10 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=address,undefined check-engine
-	$(Q)HEADROOM_SEEDS=1000 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=thread check-engine
+	$(Q)HEADROOM_SEEDS=8000 HEADROOM_PROOF_SEEDS=100 TEST_TIMEOUT=7200 sh tests/run.sh $(filter $B/tests/test_engine_%,$(TESTS))
+	$(Q)HEADROOM_SEEDS=1000 HEADROOM_PROOF_SEEDS=10 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=address,undefined check-engine
+	$(Q)HEADROOM_SEEDS=200 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=thread check-engine
 	$(Q)$(MAKE) --no-print-directory FUZZ=klog fuzz
 	$(Q)$(MAKE) --no-print-directory FUZZ=exstore fuzz
 

@@ -80,9 +80,9 @@ struct exstore_opts {
 int exstore_make(struct exstore *x, struct io_loop *loop, struct target *t, const struct exstore_opts *opts,
 		 int64_t deadline_ns);
 /*
- * Open a persistent one; what a power cut has torn in it is put in order. -EBADMSG: what it holds is no store, or contradicts itself (a slot twice, beyond the end, in
- * an area; a chunk twice or beyond the origin): nothing of it can be trusted. -ESTALE: it is one, marked invalid. Of
- * opts only `durable` and origin_bytes are used.
+ * Open a persistent one; what a power cut has torn in it is put in order. -EBADMSG: what it holds is no store, or
+ * contradicts itself (a slot twice, beyond the end, in an area; a chunk twice or beyond the origin): nothing of it can
+ * be trusted. -ESTALE: it is one, marked invalid. Of opts only `durable` and origin_bytes are used.
  */
 int exstore_open(struct exstore *x, struct io_loop *loop, struct target *t, const struct exstore_opts *opts,
 		 int64_t deadline_ns);
