@@ -18,6 +18,8 @@ int cmd_list(int argc, char **argv);
 int cmd_doctor(int argc, char **argv);
 int cmd_compare(int argc, char **argv);
 int cmd_copy(int argc, char **argv);
+int cmd_serve(int argc, char **argv);
+int cmd_snap(int argc, char **argv);
 int cmd_events(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
 int cmd_core_helper(int argc, char **argv);

@@ -22,6 +22,8 @@ static const struct command {
 	{ "compare", cmd_compare, "lay runs side by side: HTML, Markdown, JSON" },
 	{ "events", cmd_events, "classify a saved kernel log: one JSON line an event" },
 	{ "copy", cmd_copy, "copy a file or a device through the copy engine" },
+	{ "serve", cmd_serve, "a file or a device over NBD, and snapshots of it" },
+	{ "snap", cmd_snap, "make, delete and merge the snapshots of a server that runs" },
 	{ "guest", cmd_guest, NULL },
 	{ "core-helper", cmd_core_helper, NULL },
 };

@@ -30,6 +30,8 @@ struct io_loop {
 	bool readable;
 	void (*watch_fn)(void *arg);
 	void *watch_arg;
+	void (*round_fn)(void *arg);
+	void *round_arg;
 	int pipe[2]; /* both -1: there is none */
 };
 
@@ -94,6 +96,12 @@ int io_loop_watch(struct io_loop *l, int fd, void (*fn)(void *arg), void *arg)
 	l->watch_fn = fn;
 	l->watch_arg = arg;
 	return 0;
+}
+
+void io_loop_each_round(struct io_loop *l, void (*fn)(void *arg), void *arg)
+{
+	l->round_fn = fn;
+	l->round_arg = arg;
 }
 
 struct ring *io_loop_ring(const struct io_loop *l)
@@ -307,6 +315,8 @@ int io_run(struct io_loop *l, int64_t deadline_ns)
 	bool wait;
 	int err = 0;
 
+	if (l->round_fn)
+		l->round_fn(l->round_arg);
 	start_waiting(l);
 	wait = deadline_ns && TAILQ_EMPTY(&l->ended) && !can_start(l);
 	if (l->ring) {

@@ -135,6 +135,12 @@ int io_loop_memory(struct io_loop *loop, void *memory, size_t size);
  */
 int io_loop_watch(struct io_loop *loop, int fd, void (*fn)(void *arg), void *arg);
 
+/*
+ * Have fn called at the beginning of each io_run(), before that may wait: what has ended by then is told to others
+ * together. One per loop.
+ */
+void io_loop_each_round(struct io_loop *loop, void (*fn)(void *arg), void *arg);
+
 /* Start a request. Its done() is called from io_run(), never from here. */
 void io_start(struct io_loop *loop, struct io *io);
 /*
