@@ -121,8 +121,10 @@ bench-engine: ## the copy engine against its peers and the limits of this machin
 
 # What is found stays in build/fuzz; `-merge=1` makes of a corpus there what tests/fixtures/*-corpus is.
 FUZZ_SRCS := $(if $(filter klog,$(FUZZ)),$(wildcard runtime/record/klog*.c) runtime/base/jsonw.c,\
-               $(if $(filter exstore,$(FUZZ)),$(wildcard runtime/engine/*.c),$(error FUZZ=$(FUZZ): must be klog or exstore)))
-fuzz: ## libFuzzer on the kernel-log classifier (FUZZ=klog) or on snapshot stores (FUZZ=exstore); SECONDS=600
+               $(if $(filter exstore,$(FUZZ)),$(wildcard runtime/engine/*.c),\
+               $(if $(filter nbd,$(FUZZ)),$(wildcard runtime/engine/*.c) $(addprefix runtime/serve/,nbd_conn.c nbd_io.c nbd_option.c nbd_server.c evset.c sockets.c),\
+               $(error FUZZ=$(FUZZ): must be klog, exstore or nbd))))
+fuzz: ## libFuzzer on the kernel-log classifier (FUZZ=klog), snapshot stores (FUZZ=exstore) or the NBD server (FUZZ=nbd); SECONDS=600
 	$(Q)$(MAKE) --no-print-directory FOR=fuzz deps
 	@mkdir -p build/fuzz/corpus-$(FUZZ)
 	$(call say,CC,build/fuzz/fuzz_$(FUZZ))
@@ -138,6 +140,7 @@ check-long: $(TESTS) ## the engine's models, proofs and fuzz targets for a long 
 	$(Q)HEADROOM_SEEDS=200 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=thread check-engine
 	$(Q)$(MAKE) --no-print-directory FUZZ=klog fuzz
 	$(Q)$(MAKE) --no-print-directory FUZZ=exstore fuzz
+	$(Q)$(MAKE) --no-print-directory FUZZ=nbd fuzz
 
 lint: ## formatting, static analysis, shell scripts
 	$(call say,LINT,clang-format)
