@@ -60,17 +60,31 @@ static int64_t soon(void)
 	return clock_ns() + SHORT_MS * NS_PER_MS;
 }
 
-static int mute_setup(void **state)
+static void mute_open(struct mute *m, uint32_t chunks)
 {
-	struct mute *m = calloc(1, sizeof(*m));
 	struct snap_opts opts;
 
-	assert_non_null(m);
 	snap_opts_default(&opts);
 	sim_open(&m->sim, 1, NULL, NULL);
 	assert_int_equal(copy_client_open(m->sim.loop, &(struct copy_opts){ .staging_bytes = 1 << 20 }, &m->copy), 0);
-	m->origin = sim_disk(&m->sim, CHUNKS * EXSTORE_MIN_CHUNK, NULL);
+	m->origin = sim_disk(&m->sim, (uint64_t)chunks * EXSTORE_MIN_CHUNK, NULL);
 	assert_int_equal(snap_open(m->sim.loop, m->copy, m->origin, &opts, &m->snap), 0);
+}
+
+static void mute_close(struct mute *m)
+{
+	assert_int_equal(snap_close(m->snap, deadline()), 0);
+	copy_client_close(m->copy);
+	target_close(m->origin);
+	sim_close(&m->sim);
+}
+
+static int mute_setup(void **state)
+{
+	struct mute *m = calloc(1, sizeof(*m));
+
+	assert_non_null(m);
+	mute_open(m, CHUNKS);
 	*state = m;
 	return 0;
 }
@@ -79,10 +93,7 @@ static int mute_teardown(void **state)
 {
 	struct mute *m = *state;
 
-	assert_int_equal(snap_close(m->snap, deadline()), 0);
-	copy_client_close(m->copy);
-	target_close(m->origin);
-	sim_close(&m->sim);
+	mute_close(m);
 	free(m);
 	return 0;
 }
@@ -222,6 +233,65 @@ static void what_cannot_be_taken_out_of_a_store_can_be_read_but_not_written(void
 	free(data);
 }
 
+/* As many exceptions as fill areas of the store, and one more or less; in a store that may have no room for the next.
+ */
+static void one_merge(uint32_t chunks, uint32_t store_chunks, bool opened_again)
+{
+	uint32_t bytes = chunks * EXSTORE_MIN_CHUNK, most = MAX_BLOCKS * EXSTORE_MIN_CHUNK;
+	struct mute m = { 0 };
+	struct target *t;
+	struct sim_disk *disk;
+	struct snap_opts opts;
+	char *data = malloc(most), *image, *zeros = calloc(1, most);
+
+	snap_opts_default(&opts);
+	mute_open(&m, MAX_BLOCKS);
+	t = sim_disk(&m.sim, (uint64_t)store_chunks * EXSTORE_MIN_CHUNK, NULL);
+	disk = t->own;
+	assert_int_equal(snap_create(m.snap, t, &(struct snap_store_opts){ .persistent = true }, deadline()), 0);
+	memset(data, 'n', most);
+	assert_int_equal(whole_io(m.snap, IO_WRITE, SNAP_ORIGIN, 0, bytes, data), 0);
+	if (opened_again) {
+		image = malloc(disk->size);
+		memcpy(image, disk->now, disk->size);
+		assert_int_equal(snap_close(m.snap, deadline()), 0);
+		assert_int_equal(snap_open(m.sim.loop, m.copy, m.origin, &opts, &m.snap), 0);
+		assert_int_equal(snap_attach(m.snap,
+					     sim_disk(&m.sim, (uint64_t)store_chunks * EXSTORE_MIN_CHUNK, image),
+					     deadline()),
+				 0);
+		free(image);
+	}
+	assert_int_equal(snap_merge(m.snap, 0, deadline()), 0);
+	while (!snap_idle(m.snap))
+		assert_int_equal(snap_run(m.snap, deadline()), 0);
+	assert_int_equal(read_all(m.snap, SNAP_ORIGIN, most, data), 0);
+	if (memcmp(data, zeros, most) != 0)
+		fail_msg("%u exceptions in a store of %u chunks%s: merged, the origin has something else", chunks,
+			 store_chunks, opened_again ? ", opened again" : "");
+	mute_close(&m);
+	free(data);
+	free(zeros);
+}
+
+static void what_is_merged_is_all_there_however_many_areas_it_fills(void **state)
+{
+	const uint32_t area = EXSTORE_MIN_CHUNK / 16;
+
+	(void)state;
+	for (uint32_t areas = 1; areas <= 3; areas++) {
+		for (uint32_t chunks = areas * area - 1; chunks <= areas * area + 1; chunks++) {
+			uint32_t used = 1 + chunks + (chunks + area - 1) / area; /* and the header */
+
+			for (int again = 0; again < 2; again++) {
+				one_merge(chunks, used, again);
+				one_merge(chunks, used + 1, again);
+				one_merge(chunks, used + 2, again);
+			}
+		}
+	}
+}
+
 /* Its header said that it was valid, and could not be made to say anything else. */
 static void a_store_that_does_not_know_that_it_is_invalid_is_counted(void **state)
 {
@@ -243,6 +313,7 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_done_in_any_order_is_what_the_model_says_also_after_a_power_cut),
+		cmocka_unit_test(what_is_merged_is_all_there_however_many_areas_it_fills),
 		cmocka_unit_test_setup_teardown(a_store_that_does_not_answer_stays_invalid_until_it_is_deleted,
 						mute_setup, mute_teardown),
 		cmocka_unit_test_setup_teardown(writes_wait_for_a_deletion_that_goes_on, mute_setup, mute_teardown),

@@ -314,6 +314,16 @@ static int take_areas(struct exstore *x, uint64_t origin_chunks, int64_t deadlin
 	return err;
 }
 
+/* What is taken away is taken from the last area that has something. */
+static int to_last_used_area(struct exstore *x, int64_t deadline_ns)
+{
+	if (x->area_n || !x->area)
+		return 0;
+	x->area--;
+	x->area_n = x->per_area; /* or there would be no area after it */
+	return step_now(x, IO_READ, exstore_offset(x, area_chunk(x, x->area)), x->buf, x->chunk_bytes, deadline_ns);
+}
+
 /*
  * What follows the end of the table was in a write that a power cut has torn: committed later, it would be taken for
  * exceptions as soon as those before it are there.
@@ -354,6 +364,8 @@ int exstore_open(struct exstore *x, struct io_loop *loop, struct target *t, cons
 	}
 	if (!err)
 		err = drop_torn(x, deadline_ns);
+	if (!err)
+		err = to_last_used_area(x, deadline_ns);
 	x->next_slot = err ? 0 : slot_from(x, x->next_slot);
 	x->given = x->table.n;
 	x->dirty_from = x->area_n;
@@ -396,7 +408,10 @@ uint32_t exstore_room(const struct exstore *x)
 {
 	if (x->busy)
 		return 0;
-	return x->persistent ? x->per_area - x->area_n : UINT32_MAX;
+	if (!x->persistent)
+		return UINT32_MAX;
+	/* Behind an area that is full and committed comes the next. */
+	return x->dirty_from == x->per_area ? x->per_area : x->per_area - x->area_n;
 }
 
 void exstore_add(struct exstore *x, uint32_t chunk, uint64_t slot)
@@ -407,6 +422,12 @@ void exstore_add(struct exstore *x, uint32_t chunk, uint64_t slot)
 	(void)err;
 	if (!x->persistent)
 		return;
+	if (x->dirty_from == x->per_area) {
+		x->area++;
+		x->area_n = x->dirty_from = 0;
+		memset(x->buf, 0, x->chunk_bytes);
+	}
+	assert(x->area_n < x->per_area);
 	exceptions(x)[x->area_n++] = (struct disk_exception){ .chunk = htole64(chunk), .slot = htole64(slot) };
 }
 
@@ -414,11 +435,6 @@ static void end_commit(struct exstore *x)
 {
 	x->busy = false;
 	x->dirty_from = x->area_n;
-	if (!x->err && x->persistent && x->area_n == x->per_area) {
-		x->area++;
-		x->area_n = x->dirty_from = 0;
-		memset(x->buf, 0, x->chunk_bytes);
-	}
 	x->committed(x, x->err);
 }
 

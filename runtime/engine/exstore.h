@@ -46,7 +46,7 @@ struct exstore {
 	uint64_t next_slot;
 	uint64_t given; /* slots given out: the exceptions that will be */
 
-	/* The present area. */
+	/* The present area: the last that has an exception, or the first. */
 	uint32_t per_area, area_n;
 	uint64_t area;
 	char *buf;    /* its contents; nothing may be changed while it is written */
