@@ -258,6 +258,7 @@ static inline void check_merge(struct check_run *c, const struct check_image *im
 	struct snap_info info;
 
 	check_reads(c, SNAP_ORIGIN, im);
+	snap_resume_merge(c->snap);
 	while (snap_store_info(c->snap, 0, &info) == 0) {
 		assert_int_equal(snap_run(c->snap, until), 0);
 		assert_true(clock_ns() < until);

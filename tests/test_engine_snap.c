@@ -292,6 +292,57 @@ static void what_is_merged_is_all_there_however_many_areas_it_fills(void **state
 	}
 }
 
+/* A merge that goes on before another snapshot is there would write to the origin behind its back. */
+static void a_merge_that_was_cut_waits_for_the_other_snapshots(void **state)
+{
+	struct mute *m = *state;
+	struct sim_disk *disks[2];
+	struct snap_opts opts;
+	char *images[2], data[2][EXSTORE_MIN_CHUNK] = { 0 };
+	struct snap_info info;
+
+	snap_opts_default(&opts);
+	for (int i = 0; i < 2; i++) {
+		assert_int_equal(make_store(m, &disks[i], true), i);
+		memset(m->data, 'a' + i, sizeof(m->data));
+		submit_write(m);
+		assert_true(ends_until(m, deadline()));
+	}
+	assert_int_equal(snap_merge(m->snap, 0, deadline()), 0);
+	for (int i = 0; i < 2; i++) {
+		images[i] = malloc(disks[i]->size);
+		memcpy(images[i], disks[i]->now, disks[i]->size);
+	}
+	assert_int_equal(snap_close(m->snap, deadline()), 0);
+	assert_int_equal(snap_open(m->sim.loop, m->copy, m->origin, &opts, &m->snap), 0);
+	for (int i = 0; i < 2; i++)
+		assert_int_equal(
+			snap_attach(m->snap, sim_disk(&m->sim, 2 * CHUNKS * EXSTORE_MIN_CHUNK, images[i]), deadline()),
+			i);
+	for (int i = 0; i < 100; i++)
+		assert_int_equal(snap_run(m->snap, clock_ns()), 0);
+	assert_int_equal(snap_store_info(m->snap, 0, &info), 0);
+	assert_true(info.merging);
+	assert_int_equal(snap_create(m->snap, NULL, &(struct snap_store_opts){ 0 }, deadline()), -EBUSY);
+	assert_int_equal(read_all(m->snap, SNAP_ORIGIN, EXSTORE_MIN_CHUNK, data[0]), 0);
+	assert_memory_equal(data[0], data[1], EXSTORE_MIN_CHUNK);
+	struct target *second = sim_disk(&m->sim, 2 * CHUNKS * EXSTORE_MIN_CHUNK, images[0]);
+
+	assert_int_equal(snap_attach(m->snap, second, deadline()), -EBUSY);
+	target_close(second);
+	snap_resume_merge(m->snap);
+	while (!snap_idle(m->snap))
+		assert_int_equal(snap_run(m->snap, deadline()), 0);
+	assert_int_equal(snap_store_info(m->snap, 0, &info), -ENOENT);
+	assert_int_equal(read_all(m->snap, SNAP_ORIGIN, EXSTORE_MIN_CHUNK, data[0]), 0);
+	assert_memory_equal(data[0], data[1], EXSTORE_MIN_CHUNK);
+	memset(data[1], 'a', EXSTORE_MIN_CHUNK);
+	assert_int_equal(read_all(m->snap, 1, EXSTORE_MIN_CHUNK, data[0]), 0);
+	assert_memory_equal(data[0], data[1], EXSTORE_MIN_CHUNK);
+	for (int i = 0; i < 2; i++)
+		free(images[i]);
+}
+
 /* Its header said that it was valid, and could not be made to say anything else. */
 static void a_store_that_does_not_know_that_it_is_invalid_is_counted(void **state)
 {
@@ -313,6 +364,8 @@ int main(void)
 {
 	const struct CMUnitTest tests[] = {
 		cmocka_unit_test(what_is_done_in_any_order_is_what_the_model_says_also_after_a_power_cut),
+		cmocka_unit_test_setup_teardown(a_merge_that_was_cut_waits_for_the_other_snapshots, mute_setup,
+						mute_teardown),
 		cmocka_unit_test(what_is_merged_is_all_there_however_many_areas_it_fills),
 		cmocka_unit_test_setup_teardown(a_store_that_does_not_answer_stays_invalid_until_it_is_deleted,
 						mute_setup, mute_teardown),

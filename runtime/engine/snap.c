@@ -84,6 +84,7 @@ struct store {
 enum merge_state {
 	MERGE_NONE,
 	MERGE_MARKING, /* the store's header is to say so */
+	MERGE_CUT,     /* it says so since a merge that did not end; whoever attached it has not said to go on */
 	MERGE_NEXT,
 	MERGE_DRAINING, /* writes that are at the store or the origin end */
 	MERGE_SAVING,	/* other stores get what the origin has there */
@@ -1122,7 +1123,7 @@ int snap_run(struct snap *s, int64_t deadline_ns)
 bool snap_idle(const struct snap *s)
 {
 	return !s->requests && !s->count.in_progress && !s->flushing &&
-	       (s->merge.state == MERGE_NONE || s->merge.state == MERGE_FAILED);
+	       (s->merge.state == MERGE_NONE || s->merge.state == MERGE_CUT || s->merge.state == MERGE_FAILED);
 }
 
 void snap_read_counters(const struct snap *s, struct snap_counters *counters)
@@ -1233,7 +1234,7 @@ static int begin_store(struct snap *s, struct store **st, int64_t deadline_ns)
 	if (!*st)
 		return -ENOSPC;
 	/* A flush that was not waited for to its end has not ended yet. */
-	if (s->merge.state != MERGE_NONE || s->flushing)
+	if ((s->merge.state != MERGE_NONE && s->merge.state != MERGE_CUT) || s->flushing)
 		return -EBUSY;
 	return run_until(s, is_quiet, NULL, deadline_ns);
 }
@@ -1247,8 +1248,11 @@ int snap_create(struct snap *s, struct target *t, const struct snap_store_opts *
 				    .origin_bytes = s->origin->size,
 				    .sequence = s->sequence };
 	struct store *st;
-	int err = begin_store(s, &st, deadline_ns);
+	int err = s->merge.state == MERGE_CUT ? -EBUSY : 0;
 
+	if (err)
+		return err;
+	err = begin_store(s, &st, deadline_ns);
 	/* The snapshot is what its chunks in the origin are: they must not be lost behind its back. */
 	if (!err && s->opts.durable)
 		err = flush_origin(s, deadline_ns);
@@ -1268,6 +1272,13 @@ static void begin_merge(struct snap *s, struct store *st, enum merge_state state
 	TAILQ_INIT(&s->merge.waiters);
 }
 
+static int can_take_up(const struct snap *s, const struct exstore *x)
+{
+	if (x->chunk_bytes != s->opts.chunk_bytes)
+		return -EINVAL;
+	return x->merging && s->merge.state == MERGE_CUT ? -EBUSY : 0;
+}
+
 int snap_attach(struct snap *s, struct target *t, int64_t deadline_ns)
 {
 	struct exstore_opts how = { .durable = s->opts.durable, .origin_bytes = s->origin->size };
@@ -1276,16 +1287,23 @@ int snap_attach(struct snap *s, struct target *t, int64_t deadline_ns)
 
 	if (!err) {
 		err = exstore_open(&st->x, s->loop, t, &how, deadline_ns);
-		if (!err && st->x.chunk_bytes != s->opts.chunk_bytes) {
-			exstore_close(&st->x);
-			err = -EINVAL;
+		if (!err) {
+			err = can_take_up(s, &st->x);
+			if (err)
+				exstore_close(&st->x);
 		}
 		err = enlist(s, st, err);
 	}
 	if (!err && st->x.merging)
-		begin_merge(s, st, MERGE_NEXT);
+		begin_merge(s, st, MERGE_CUT);
 	release_hold(s);
 	return err ? err : (int)st->number;
+}
+
+void snap_resume_merge(struct snap *s)
+{
+	if (s->merge.state == MERGE_CUT)
+		s->merge.state = MERGE_NEXT;
 }
 
 static struct store *find_store(struct snap *s, int store)
@@ -1469,7 +1487,8 @@ static bool may_close(const struct snap *s, const struct store *st)
 		if (s->stores[i].state != STORE_NONE && s->stores[i].x.busy)
 			return false;
 	return !s->requests && !s->count.in_progress &&
-	       (s->merge.state == MERGE_NONE || s->merge.state == MERGE_NEXT || s->merge.state == MERGE_FAILED);
+	       (s->merge.state == MERGE_NONE || s->merge.state == MERGE_CUT || s->merge.state == MERGE_NEXT ||
+		s->merge.state == MERGE_FAILED);
 }
 
 int snap_close(struct snap *s, int64_t deadline_ns)

@@ -131,8 +131,13 @@ struct snap_info {
  * its device does not answer; the store stays, invalid, until it is deleted.
  */
 int snap_create(struct snap *s, struct target *t, const struct snap_store_opts *opts, int64_t deadline_ns);
-/* Take up a persistent store. As above, and exstore_open()'s errors. */
+/*
+ * Take up a persistent store. As above, and exstore_open()'s errors; -EBUSY: another's merge was cut as well. No write
+ * of the origin may come before all its stores are there.
+ */
 int snap_attach(struct snap *s, struct target *t, int64_t deadline_ns);
+/* All are: if the merge of one was cut, it goes on. Until then the origin only looks like that snapshot. */
+void snap_resume_merge(struct snap *s);
 /*
  * Its data is lost, and its target closed. -ENOENT; -EBUSY: it is merged, or deleted; -ETIMEDOUT: somebody still reads
  * from it, or its device does not answer (then it goes on, and writes to the origin wait for it); or -errno of the
@@ -141,8 +146,8 @@ int snap_attach(struct snap *s, struct target *t, int64_t deadline_ns);
 int snap_delete(struct snap *s, int store, int64_t deadline_ns);
 /*
  * Have the origin become what this snapshot is, from now on for all who read the origin, while it is copied back; other
- * snapshots keep what they are. The store is deleted when all is copied. Goes on in snap_run(), and after a crash when
- * the store is attached again. 0, -ENOENT, -EBUSY: one is merged already; -EIO: it is invalid; -EINVAL: it is not
+ * snapshots keep what they are. The store is deleted when all is copied. Goes on in snap_run(), and after a crash by
+ * snap_resume_merge(). 0, -ENOENT, -EBUSY: one is merged already; -EIO: it is invalid; -EINVAL: it is not
  * persistent; or -errno of the header's write: then the snapshot is lost, and the origin what it was.
  */
 int snap_merge(struct snap *s, int store, int64_t deadline_ns);
