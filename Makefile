@@ -133,8 +133,9 @@ fuzz: ## libFuzzer on the kernel-log classifier (FUZZ=klog), snapshot stores (FU
 	$(Q)build/fuzz/fuzz_$(FUZZ) -max_total_time=$(SECONDS) -max_len=16384 -artifact_prefix=build/fuzz/ -print_final_stats=1 \
 		build/fuzz/corpus-$(FUZZ) tests/fixtures/$(FUZZ)-corpus $(if $(filter klog,$(FUZZ)),tests/fixtures/kmsg)
 
-# Most of an hour on two CPUs.
-check-long: $(TESTS) ## the engine's models, proofs and fuzz targets for a long time (SECONDS=600 for each of the last)
+# An hour and a half on two CPUs.
+check-long: all $(TESTS) ## the engine's models, proofs and fuzz targets, and a server killed 200 times, for a long time (SECONDS=600 for each fuzz target)
+	$(Q)HEADROOM_CRASHES=100 HEADROOM_HOSTILE_S=$(SECONDS) $(PYTEST) tests/cli/test_serve.py
 	$(Q)HEADROOM_SEEDS=8000 HEADROOM_PROOF_SEEDS=100 TEST_TIMEOUT=7200 sh tests/run.sh $(filter $B/tests/test_engine_%,$(TESTS))
 	$(Q)HEADROOM_SEEDS=1000 HEADROOM_PROOF_SEEDS=10 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=address,undefined check-engine
 	$(Q)HEADROOM_SEEDS=200 TEST_TIMEOUT=7200 $(MAKE) --no-print-directory SAN=thread check-engine

@@ -16,7 +16,8 @@ readonly BENCH=(gcc make 'pkgconf|pkg-config' libc6-dev git
 	qemu-system-x86 seabios fio stress-ng e2fsprogs cpio kmod xz-utils zstd busybox-static
 	python3 python3-jinja2 python3-plotly python3-numpy python3-scipy
 	ca-certificates debian-archive-keyring)
-readonly TEST=(libcmocka-dev python3-pytest chromium chromium-driver python3-selenium clang-format cppcheck shellcheck)
+readonly TEST=(libcmocka-dev python3-pytest chromium chromium-driver python3-selenium clang-format cppcheck shellcheck
+	qemu-utils libnbd-bin)
 # The recorder's peers; one that is not there is left out of the table. Debian enables the daemon of atop with the package.
 readonly BENCH_RECORDER=(sysstat atop procps strace)
 # The engine's peers; likewise. The allocators are loaded in front of libc's, so their libraries are enough.
@@ -34,7 +35,8 @@ readonly BENCH_PKGCONFIG=(devmapper blkid mount jansson inih libkmod libcgroup l
 readonly BENCH_PYTHON=(jinja2 plotly numpy scipy)
 readonly BENCH_RECORDER_PROGRAMS=(sar atop vmstat slabtop strace)
 readonly BENCH_ENGINE_PROGRAMS=(qemu-img nbdkit nbdcopy)
-readonly TEST_PROGRAMS=('chromium|chromium-browser|google-chrome' chromedriver clang-format cppcheck shellcheck)
+readonly TEST_PROGRAMS=('chromium|chromium-browser|google-chrome' chromedriver clang-format cppcheck shellcheck
+	qemu-img nbdcopy nbdinfo)
 readonly TEST_PKGCONFIG=(cmocka)
 readonly TEST_PYTHON=(pytest selenium)
 readonly FUZZ_PROGRAMS=(make clang)

@@ -97,6 +97,12 @@ enum { TARGET_READ = 0, TARGET_WRITE = 1, TARGET_CREATE = 2, TARGET_EXCLUSIVE = 
  * brings them in. -ENOTBLK: neither a regular file nor a block device; -EINVAL: it cannot have that back end.
  */
 int target_open(struct io_loop *loop, const char *path, unsigned flags, enum target_back back, struct target **target);
+/*
+ * The same, of one that no other process that asks this way has (flock(2)). -EWOULDBLOCK: one has it, as it may for a
+ * moment after it was killed: io_uring gives back what it had open only when its requests have ended.
+ */
+int target_open_alone(struct io_loop *loop, const char *path, unsigned flags, enum target_back back,
+		      struct target **target);
 /* One with a back end of the caller's. */
 int target_make(struct io_loop *loop, const struct target_ops *ops, uint64_t size, uint32_t block, void *own,
 		struct target **target);

@@ -9,6 +9,7 @@
 #include <linux/fs.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -311,6 +312,21 @@ int target_open(struct io_loop *loop, const char *path, unsigned flags, enum tar
 	}
 	*target = t;
 	return 0;
+}
+
+int target_open_alone(struct io_loop *loop, const char *path, unsigned flags, enum target_back back,
+		      struct target **target)
+{
+	int err = target_open(loop, path, flags, back, target);
+
+	if (err)
+		return err;
+	if (flock((*target)->fd, LOCK_EX | LOCK_NB) == 0)
+		return 0;
+	err = -errno;
+	target_close(*target);
+	*target = NULL;
+	return err;
 }
 
 int target_resize(struct target *t, uint64_t size)

@@ -20,7 +20,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/ioctl.h>
 #include <sys/statvfs.h>
 #include <unistd.h>
@@ -30,9 +29,7 @@
 #define CHECKPOINT_NS (2 * NS_PER_S)	/* what a kill -9 costs at the most; a flush each */
 /* A device that gives no answer: longer than the kernel's own 30 s for a command, and its retries. */
 #define STALL_NS (300 * NS_PER_S)
-/*
- * io_uring gives back what a killed process had open only when its requests have ended, some time after the process.
- */
+/* How long a copy that was killed may still have its destination open; see target_open_alone(). */
 #define LINGER_NS (10 * NS_PER_S)
 #define LOOK_MS	  50
 #define JSON_SIZE 16384 /* two paths, escaped, fit */
@@ -277,21 +274,12 @@ static int open_dest(struct copy *c)
 {
 	bool device = c->dest_there && S_ISBLK(c->dest_st.st_mode);
 	unsigned flags = TARGET_WRITE;
-	int err;
 
 	if (device)
 		flags |= TARGET_EXCLUSIVE;
 	else if (!c->dest_there)
 		flags |= TARGET_CREATE | TARGET_EXCLUSIVE;
-	err = target_open(c->loop, c->request.dest, flags, TARGET_AUTO, &c->dest);
-	if (err)
-		return err;
-	if (flock(c->dest->fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
-	err = -errno;
-	target_close(c->dest);
-	c->dest = NULL;
-	return err;
+	return target_open_alone(c->loop, c->request.dest, flags, TARGET_AUTO, &c->dest);
 }
 
 /* Who goes on may be too soon. */

@@ -21,7 +21,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
 #include <sys/statfs.h>
 #include <unistd.h>
@@ -147,7 +146,7 @@ static enum target_back back_for(const struct request *r, const char *path)
 }
 
 /* May it be served? A device only if nobody else uses it. */
-static int look_at_origin(const struct request *r, unsigned *flags)
+static int look_at_origin(const struct request *r)
 {
 	char node[PATH_MAX], what[PATH_MAX];
 	struct stat st;
@@ -160,11 +159,7 @@ static int look_at_origin(const struct request *r, unsigned *flags)
 		log_err("serve: %s is neither a regular file nor a block device", r->origin);
 		return EXIT_NEED;
 	}
-	*flags = TARGET_WRITE;
-	if (S_ISREG(st.st_mode))
-		return 0;
-	*flags |= TARGET_EXCLUSIVE;
-	if (!realpath(r->origin, node) ||
+	if (S_ISREG(st.st_mode) || !realpath(r->origin, node) ||
 	    devguard_used(&devguard_this_machine, st.st_rdev, node, what, sizeof(what)) == 0)
 		return 0;
 	log_err("serve: %s: in use: %s", r->origin, what);
@@ -174,14 +169,11 @@ static int look_at_origin(const struct request *r, unsigned *flags)
 static int open_origin(struct serve *s)
 {
 	const struct request *r = &s->request;
-	unsigned flags;
-	int rc = look_at_origin(r, &flags), err;
+	int rc = look_at_origin(r), err;
 
 	if (rc)
 		return rc;
-	err = target_open(s->loop, r->origin, flags, back_for(r, r->origin), &s->origin);
-	if (!err && flock(s->origin->fd, LOCK_EX | LOCK_NB) < 0)
-		err = -errno;
+	err = stores_open_target(s->loop, r->origin, back_for(r, r->origin), &s->origin);
 	if (err) {
 		log_err("serve: %s: %s", r->origin, err == -EWOULDBLOCK ? "another server has it" : strerror(-err));
 		return EXIT_NEED;

@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: MIT
 #include "serve/stores.h"
 
+#include "base/clock.h"
 #include "base/log.h"
 
 #include <ctype.h>
@@ -10,13 +11,15 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <string.h>
-#include <sys/file.h>
 #include <sys/stat.h>
+#include <sys/statvfs.h>
 #include <unistd.h>
 
 #define SUFFIX	   ".snap"
 #define NEW_SUFFIX ".snap.new"
 #define MIB	   ((uint64_t)1 << 20)
+#define LINGER_NS  (5 * NS_PER_S)
+#define LOOK_MS	   50
 
 static int path_of(const struct stores *st, const char *name, const char *suffix, char path[PATH_MAX])
 {
@@ -63,18 +66,52 @@ static void enter(struct stores *st, const char *name, int store, const struct t
 
 /* --- Attaching --- */
 
-/* Another server may have it. */
-static int open_store(struct stores *st, const char *path, unsigned flags, struct target **t)
+int stores_open_target(struct io_loop *loop, const char *path, enum target_back back, struct target **t)
 {
-	int err = target_open(st->loop, path, flags, st->back, t);
+	int64_t until = clock_ns() + LINGER_NS;
+	struct stat st;
+	unsigned flags = TARGET_WRITE;
+	int err;
 
-	if (err)
-		return err;
-	if (flock((*t)->fd, LOCK_EX | LOCK_NB) == 0)
-		return 0;
-	err = -errno;
-	target_close(*t);
+	/* O_EXCL without O_CREAT is for devices alone. */
+	if (stat(path, &st) == 0 && S_ISBLK(st.st_mode))
+		flags |= TARGET_EXCLUSIVE;
+	err = target_open_alone(loop, path, flags, back, t);
+	while ((err == -EBUSY || err == -EWOULDBLOCK) && clock_ns() < until) {
+		clock_sleep_ms(LOOK_MS);
+		err = target_open_alone(loop, path, flags, back, t);
+	}
 	return err;
+}
+
+/* One that was deleted or merged: its header is wiped last, and then the server was killed. */
+static bool is_wiped(const char *path)
+{
+	char header[EXSTORE_MIN_CHUNK] = { 1 };
+	int fd = open(path, O_RDONLY | O_CLOEXEC);
+	size_t i = 0;
+
+	if (fd < 0)
+		return false;
+	if (pread(fd, header, sizeof(header), 0) == sizeof(header))
+		while (i < sizeof(header) && !header[i])
+			i++;
+	close(fd);
+	return i == sizeof(header);
+}
+
+static const char *why_not(int err)
+{
+	switch (-err) {
+	case EBADMSG:
+		return "no snapshot store of this origin, or a damaged one; move it away to serve without it";
+	case EINVAL:
+		return "its chunks are of another size (--chunk)";
+	case EBUSY:
+		return "the merge of another snapshot was cut as well; move one of them away";
+	default:
+		return strerror(-err);
+	}
 }
 
 static int attach_one(struct stores *st, const char *name, int64_t deadline_ns, char *why, size_t size)
@@ -84,7 +121,7 @@ static int attach_one(struct stores *st, const char *name, int64_t deadline_ns, 
 	int n = path_of(st, name, SUFFIX, path);
 
 	if (!n)
-		n = open_store(st, path, TARGET_WRITE, &t);
+		n = stores_open_target(st->loop, path, st->back, &t);
 	if (n) {
 		snprintf(why, size, "%s: %s", path, n == -EWOULDBLOCK ? "another server has it" : strerror(-n));
 		return n;
@@ -95,14 +132,15 @@ static int attach_one(struct stores *st, const char *name, int64_t deadline_ns, 
 		return 0;
 	}
 	target_close(t);
-	if (n == -ESTALE || n == -EBADMSG) {
-		log_warn("serve: %s: %s; it is left alone", path,
-			 n == -ESTALE ? "the snapshot is invalid" : "no snapshot store, or a damaged one");
+	if (n == -EBADMSG && is_wiped(path)) {
+		unlink(path);
 		return 0;
 	}
-	snprintf(why, size, "%s: %s", path,
-		 n == -EINVAL ? "made for an origin of another size, or with chunks of another size (--chunk)"
-			      : strerror(-n));
+	if (n == -ESTALE) {
+		log_warn("serve: %s: the snapshot is invalid; its file is left alone", path);
+		return 0;
+	}
+	snprintf(why, size, "%s: %s", path, why_not(n));
 	return n;
 }
 
@@ -137,6 +175,8 @@ int stores_attach(struct stores *st, int64_t deadline_ns, char *why, size_t size
 			err = attach_one(st, name, deadline_ns, why, size);
 	}
 	closedir(dir);
+	if (!err)
+		snap_resume_merge(st->snap);
 	return err;
 }
 
@@ -160,13 +200,25 @@ static int allocate(struct target *t, uint64_t bytes)
 	return err;
 }
 
+/* fallocate(2) may fill the file system up before it says that there is not enough. */
+static int check_room(const struct stores *st, uint64_t bytes)
+{
+	struct statvfs fs;
+
+	if (statvfs(st->dir, &fs) < 0)
+		return -errno;
+	return bytes / fs.f_frsize < fs.f_bavail ? 0 : -ENOSPC;
+}
+
 /* The file, of the right size, is there; -errno: it is not. */
 static int make_file(struct stores *st, const char *path, uint64_t bytes)
 {
 	struct target *t;
-	/* The size has to be known before a back end that maps it is chosen. */
-	int err = target_open(st->loop, path, TARGET_WRITE | TARGET_CREATE | TARGET_EXCLUSIVE, TARGET_SYNC, &t);
+	int err = check_room(st, bytes);
 
+	/* The size has to be known before a back end that maps it is chosen. */
+	if (!err)
+		err = target_open(st->loop, path, TARGET_WRITE | TARGET_CREATE | TARGET_EXCLUSIVE, TARGET_SYNC, &t);
 	if (err)
 		return err;
 	err = allocate(t, bytes);
@@ -205,7 +257,7 @@ static int create(struct stores *st, const char *name, bool persistent, const ch
 {
 	const struct snap_store_opts opts = { .persistent = persistent, .name = name };
 	struct target *t;
-	int n = open_store(st, path, TARGET_WRITE, &t), err;
+	int n = stores_open_target(st->loop, path, st->back, &t), err;
 
 	if (n)
 		return n;

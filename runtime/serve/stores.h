@@ -35,11 +35,17 @@ struct stores {
 	struct stores_entry of[SNAP_MAX_STORES];
 };
 
-/* All return 0 or -errno, then with a sentence in `why`. */
+/*
+ * Open what no other server has; a device only if nobody else uses it. One that was killed may still have it, so this
+ * waits for some seconds. 0 or -errno, as target_open_alone().
+ */
+int stores_open_target(struct io_loop *loop, const char *path, enum target_back back, struct target **t);
+
+/* All others return 0 or -errno, then with a sentence in `why`. */
 
 /*
- * Attach what the directory holds. A store that is invalid or damaged is told about, and stays as it is; one that could
- * not be read is an error, for it would be invalid after the next write to the origin.
+ * Attach what the directory holds. A store that says that it is invalid is told about, and stays as it is; one that
+ * cannot be taken up for any other reason is an error, for it might be right, until the next write to the origin.
  */
 int stores_attach(struct stores *st, int64_t deadline_ns, char *why, size_t size);
 /*
