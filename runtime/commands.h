@@ -21,6 +21,7 @@ int cmd_copy(int argc, char **argv);
 int cmd_serve(int argc, char **argv);
 int cmd_snap(int argc, char **argv);
 int cmd_events(int argc, char **argv);
+int cmd_shield(int argc, char **argv);
 int cmd_guest(int argc, char **argv);
 int cmd_core_helper(int argc, char **argv);
 

@@ -24,6 +24,7 @@ static const struct command {
 	{ "copy", cmd_copy, "copy a file or a device through the copy engine" },
 	{ "serve", cmd_serve, "a file or a device over NBD, and snapshots of it" },
 	{ "snap", cmd_snap, "make, delete and merge the snapshots of a server that runs" },
+	{ "shield", cmd_shield, "run a daemon that storage depends on so that it waits for no memory of its own" },
 	{ "guest", cmd_guest, NULL },
 	{ "core-helper", cmd_core_helper, NULL },
 };

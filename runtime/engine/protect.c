@@ -333,14 +333,22 @@ static const struct {
 	int (*ask)(void);
 	int (*attest)(int proc, struct protect_report *r);
 } kinds[PROTECT_KINDS] = {
-	[PROTECT_IO_FLUSHER] = { "io_flusher", ask_io_flusher, attest_io_flusher },
+	[PROTECT_IO_FLUSHER] = { "io-flusher", ask_io_flusher, attest_io_flusher },
 	[PROTECT_MLOCK] = { "mlock", ask_mlock, attest_mlock },
-	[PROTECT_OOM_SCORE] = { "oom_score", ask_oom_score, attest_oom_score },
+	[PROTECT_OOM_SCORE] = { "oom-protect", ask_oom_score, attest_oom_score },
 };
 
 const char *protect_name(enum protect_kind kind)
 {
 	return kinds[kind].name;
+}
+
+bool protect_find(const char *name, enum protect_kind *kind)
+{
+	for (*kind = 0; *kind < PROTECT_KINDS; ++*kind)
+		if (strcmp(name, kinds[*kind].name) == 0)
+			return true;
+	return false;
 }
 
 const char *protect_state_name(enum protect_state state)

@@ -2,11 +2,11 @@
 /*
  * What a process in the write-back path does for itself, besides needing no memory:
  *
- *   io_flusher  PR_SET_IO_FLUSHER: what it allocates is not waited for at its own device
- *   mlock       mlockall(): its pages are never written out, so it needs no I/O to go on
- *   oom_score   oom_score_adj: the OOM killer takes others
+ *   io-flusher   PR_SET_IO_FLUSHER: what it allocates is not waited for at its own device
+ *   mlock        mlockall(): its pages are never written out, so it needs no I/O to go on
+ *   oom-protect  oom_score_adj: the OOM killer takes others
  *
- * None of them implies another, each can be refused, and io_flusher is of one thread. So asking and having are two
+ * None of them implies another, each can be refused, and io-flusher is of one thread. So asking and having are two
  * things: protect_apply() asks, protect_attest() says what /proc shows, of every thread, those of io_uring too.
  */
 #ifndef HEADROOM_ENGINE_PROTECT_H
@@ -38,7 +38,7 @@ struct protect_fact {
 struct protect_report {
 	struct protect_fact of[PROTECT_KINDS];
 	/* What `seen` was found from. */
-	unsigned threads, flushers;	   /* all; those that have io_flusher */
+	unsigned threads, flushers;	   /* all; those that have io-flusher */
 	unsigned io_threads, io_flushers;  /* those of io_uring among both */
 	uint64_t locked_kib, lockable_kib; /* VmLck; what there is that mlockall() locks */
 	int oom_score_adj;
@@ -46,8 +46,10 @@ struct protect_report {
 
 const char *protect_name(enum protect_kind kind);
 const char *protect_state_name(enum protect_state state);
+/* False: there is none of the name. */
+bool protect_find(const char *name, enum protect_kind *kind);
 /*
- * Ask for the protections in `mask`, PROTECT_BIT()s, for this process. io_flusher becomes the calling thread's and that
+ * Ask for the protections in `mask`, PROTECT_BIT()s, for this process. io-flusher becomes the calling thread's and that
  * of all it will start: call it before there are others. Without CAP_SYS_RESOURCE, or with a small RLIMIT_MEMLOCK, one
  * may be refused, which hinders no other. Begins a new report. 0, or the first -errno.
  */

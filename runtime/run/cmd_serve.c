@@ -67,10 +67,10 @@ static const char help[] =
 /* PROTECT_... of engine/protect.h, and two that are the server's own. */
 enum { WITHOUT_RESERVE = PROTECT_KINDS, WITHOUT_BOUND, WITHOUTS };
 
-static const char *const protection_names[WITHOUTS] = {
-	[PROTECT_IO_FLUSHER] = "io-flusher", [PROTECT_MLOCK] = "mlock",	       [PROTECT_OOM_SCORE] = "oom-protect",
-	[WITHOUT_RESERVE] = "reserve",	     [WITHOUT_BOUND] = "bounded-jobs",
-};
+static const char *name_of(unsigned which)
+{
+	return which < PROTECT_KINDS ? protect_name(which) : which == WITHOUT_RESERVE ? "reserve" : "bounded-jobs";
+}
 
 struct request {
 	const char *origin, *socket, *control, *stores;
@@ -127,7 +127,7 @@ static bool are_in_force(struct serve *s)
 
 		if (!is_asked(s, i) || f->seen == PROTECT_ON)
 			continue;
-		log_warn("serve: %s is not in force: %s", protection_names[i], f->evidence);
+		log_warn("serve: %s is not in force: %s", name_of(i), f->evidence);
 		all = false;
 	}
 	return all;
@@ -353,7 +353,7 @@ static void tell_start(const struct serve *s)
 		printf(" at nbd://127.0.0.1:%" PRIu64, r->port);
 	printf(", %u snapshots; in force:", snapshots);
 	for (unsigned i = 0; i < WITHOUTS; i++)
-		printf("%s %s %s", i ? "," : "", protection_names[i], state_of(s, i));
+		printf("%s %s %s", i ? "," : "", name_of(i), state_of(s, i));
 	printf(" (%zu MiB)\n", nbd_server_memory(s->server) / MIB);
 	fflush(stdout);
 }
@@ -378,7 +378,7 @@ static void tell_start_json(const struct serve *s)
 		jsonw_str(&j, "control", s->control_path);
 	jsonw_object(&j, "protections");
 	for (unsigned i = 0; i < WITHOUTS; i++)
-		jsonw_str(&j, protection_names[i], state_of(s, i));
+		jsonw_str(&j, name_of(i), state_of(s, i));
 	jsonw_object_end(&j);
 	jsonw_u64(&j, "reserve_bytes", nbd_server_memory(s->server));
 	jsonw_object_end(&j);
@@ -508,7 +508,7 @@ static int parse_without(char *list, struct request *r)
 	for (const char *w = strtok_r(list, ",", &rest); w; w = strtok_r(NULL, ",", &rest)) {
 		unsigned i = 0;
 
-		while (i < WITHOUTS && strcmp(w, protection_names[i]) != 0)
+		while (i < WITHOUTS && strcmp(w, name_of(i)) != 0)
 			i++;
 		if (i == WITHOUTS) {
 			log_err("serve: --without '%s': must be io-flusher, mlock, oom-protect, reserve or "
