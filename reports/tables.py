@@ -124,7 +124,7 @@ def mitigation_state(entry: dict[str, Any]) -> str:
     state = plain(entry.get("state"))
     if entry.get("built_in") is True and state in ("on", "off", "absent"):
         return "in this kernel for good" if state == "on" else "not in this kernel"
-    return "absent (this kernel has no such knob)" if state == "absent" else state
+    return "absent (no such knob here)" if state == "absent" else state
 
 
 def _exercised(value: object) -> str:

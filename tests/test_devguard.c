@@ -123,18 +123,30 @@ static void expect_used(const char *why)
 		fail_msg("\"%s\" does not say \"%s\"", what, why);
 }
 
+/* Not used by that, but no disk of its own either. */
+static void expect_derived(const char *why)
+{
+	char what[PATH_MAX];
+
+	assert_int_equal(used(what), 0);
+	assert_int_equal(devguard_derived(&places, DISK, what, sizeof(what)), -EBUSY);
+	if (!strstr(what, why))
+		fail_msg("\"%s\" does not say \"%s\"", what, why);
+}
+
 static void a_disk_that_nobody_uses_is_free(void **state)
 {
 	char what[PATH_MAX];
 
 	(void)state;
 	assert_int_equal(used(what), 0);
+	assert_int_equal(devguard_derived(&places, DISK, what, sizeof(what)), 0);
 	assert_int_equal(devguard_used(&places, makedev(253, 32), in_dir("disk"), what, sizeof(what)), -ENODEV);
 	t_write(dir, "sys/dev/block/253:16/ro", "1\n");
 	assert_int_equal(used(what), -EROFS);
 }
 
-static void a_disk_with_partitions_is_used_and_so_is_a_partition(void **state)
+static void a_disk_with_partitions_is_used(void **state)
 {
 	char what[PATH_MAX];
 
@@ -144,8 +156,13 @@ static void a_disk_with_partitions_is_used_and_so_is_a_partition(void **state)
 	make_dir("sys/dev/block/253:16/vdb1");
 	t_write(dir, "sys/dev/block/253:16/vdb1/partition", "1\n");
 	expect_used("it has partitions (vdb1)");
+}
+
+static void a_partition_is_no_disk(void **state)
+{
+	(void)state;
 	t_write(dir, "sys/dev/block/253:16/partition", "1\n");
-	expect_used("it is a partition");
+	expect_derived("it is a partition");
 }
 
 static void a_disk_with_something_built_on_it_is_used(void **state)
@@ -162,7 +179,7 @@ static void a_device_built_on_others_is_no_disk(void **state)
 {
 	(void)state;
 	make_dir("sys/dev/block/253:16/slaves/vda");
-	expect_used("it is built on vda");
+	expect_derived("it is built on vda");
 }
 
 static void a_loop_device_is_no_disk_and_one_over_it_uses_it(void **state)
@@ -181,7 +198,8 @@ static void a_loop_device_is_no_disk_and_one_over_it_uses_it(void **state)
 	expect_used("loop0 lies over it");
 	make_dir("sys/dev/block/253:16/loop");
 	t_write(dir, "sys/dev/block/253:16/loop/backing_file", "/var/image\n");
-	expect_used("a loop device over /var/image");
+	t_write(dir, "sys/block/loop0/loop/backing_file", "/var/other\n");
+	expect_derived("a loop device over /var/image");
 }
 
 static void a_disk_that_is_mounted_or_meant_to_be_is_used(void **state)
@@ -341,7 +359,8 @@ int main(void)
 		T(a_disk_is_named_by_id_where_disks_have_such_names),
 		T(what_is_no_disk_is_refused),
 		T(a_disk_that_nobody_uses_is_free),
-		T(a_disk_with_partitions_is_used_and_so_is_a_partition),
+		T(a_disk_with_partitions_is_used),
+		T(a_partition_is_no_disk),
 		T(a_disk_with_something_built_on_it_is_used),
 		T(a_device_built_on_others_is_no_disk),
 		T(a_loop_device_is_no_disk_and_one_over_it_uses_it),

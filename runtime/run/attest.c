@@ -77,6 +77,9 @@ void attest(const struct facts *f, const struct workload *w, const void *opts, c
 		out->state = MITIGATION_ABSENT;
 		snprintf(out->evidence, sizeof(out->evidence), "this kernel has no such knob (there since %s)",
 			 m->since);
+	} else if (m->only && not_there(f, m)) {
+		out->state = MITIGATION_ABSENT;
+		snprintf(out->evidence, sizeof(out->evidence), "only %s has such a knob", m->only);
 	} else if (!in_force(f, m, requested)) {
 		out->state = MITIGATION_FAILED;
 		snprintf(out->evidence, sizeof(out->evidence), "asked for %s, the kernel has %s", requested,

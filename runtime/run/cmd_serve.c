@@ -135,12 +135,14 @@ static bool are_in_force(struct serve *s)
 
 /* --- Opening --- */
 
-/* On tmpfs memory is copied fastest by copying memory; see io.h. */
+/* On tmpfs memory is copied fastest by copying memory; see io.h. The nodes of devices lie on one, too. */
 static enum target_back back_for(const struct request *r, const char *path)
 {
 	struct statfs fs;
+	struct stat st;
 
-	if (r->back_auto && statfs(path, &fs) == 0 && fs.f_type == TMPFS_MAGIC)
+	if (r->back_auto && stat(path, &st) == 0 && !S_ISBLK(st.st_mode) && statfs(path, &fs) == 0 &&
+	    fs.f_type == TMPFS_MAGIC)
 		return TARGET_MAP;
 	return r->back;
 }

@@ -127,20 +127,28 @@ static int used_in_sysfs(const char *sys, dev_t number, char *what, size_t size)
 	if (access(dir, F_OK) < 0)
 		return refuse(-ENODEV, what, size, "the kernel has no block device %u:%u", major(number),
 			      minor(number));
-	if (is_partition(dir))
-		return refuse(-EBUSY, what, size, "it is a partition of a disk");
 	if (any_entry(dir, is_partition, other, sizeof(other)))
 		return refuse(-EBUSY, what, size, "it has partitions (%s)", other);
 	snprintf(below, sizeof(below), "%s/holders", dir);
 	if (any_entry(below, NULL, other, sizeof(other)))
 		return refuse(-EBUSY, what, size, "%s is built on it", other);
+	if (entry_says(dir, "ro", text, sizeof(text)) && strcmp(text, "1") == 0)
+		return refuse(-EROFS, what, size, "it is read-only");
+	return 0;
+}
+
+int devguard_derived(const struct devguard_places *p, dev_t number, char *what, size_t size)
+{
+	char dir[PATH_MAX - 32], below[PATH_MAX], other[NAME_MAX + 1], text[PATH_MAX];
+
+	snprintf(dir, sizeof(dir), "%s/dev/block/%u:%u", p->sys, major(number), minor(number));
+	if (is_partition(dir))
+		return refuse(-EBUSY, what, size, "it is a partition of a disk");
 	snprintf(below, sizeof(below), "%s/slaves", dir);
 	if (any_entry(below, NULL, other, sizeof(other)))
 		return refuse(-EBUSY, what, size, "it is built on %s", other);
 	if (entry_says(dir, "loop/backing_file", text, sizeof(text)))
 		return refuse(-EBUSY, what, size, "it is a loop device over %s", text);
-	if (entry_says(dir, "ro", text, sizeof(text)) && strcmp(text, "1") == 0)
-		return refuse(-EROFS, what, size, "it is read-only");
 	return 0;
 }
 
@@ -422,7 +430,9 @@ static int check_use(const struct devguard *g, const struct devguard_places *p, 
 		return refuse(-EINVAL, err, err_size,
 			      "--device %s: it is not a block device; without --device a file is made and used",
 			      g->name);
-	used = devguard_used(p, st.st_rdev, g->node, what, sizeof(what));
+	used = devguard_derived(p, st.st_rdev, what, sizeof(what));
+	if (!used)
+		used = devguard_used(p, st.st_rdev, g->node, what, sizeof(what));
 	return used ? refuse(used, err, err_size, "--device %s: %s; only a whole disk that nobody uses is taken",
 			     g->name, what)
 		    : 0;

@@ -64,6 +64,8 @@ int devguard_clear(const char *name, const char *run_id);
 int devguard_find(const struct devguard_places *p, const char *name, char *node, char *err, size_t err_size);
 /* Does anything use the block device of this number and node? 0, or -EBUSY with what it is. -EROFS: read-only. */
 int devguard_used(const struct devguard_places *p, dev_t number, const char *node, char *what, size_t size);
+/* Is it a part or a view of something else, a partition, a device-mapper or loop device? 0, or -EBUSY with of what. */
+int devguard_derived(const struct devguard_places *p, dev_t number, char *what, size_t size);
 /*
  * Is there a partition table, a file system or any other signature in what `fd` has open, a disk or an image of one?
  * 0: none; 1 with its kind in words; -errno.

@@ -8,6 +8,7 @@
 #include "cgroups/scope.h"
 #include "dev/dmdev.h"
 #include "dev/loopdev.h"
+#include "dev/nbddev.h"
 #include "dev/swapdev.h"
 #include "hotplug/memrange.h"
 #include "run/devguard.h"
@@ -26,6 +27,7 @@
 #define TREE_MS	       10000
 #define SWAPOFF_MS     20000 /* it reads back what is still out there */
 #define DIMM_MS	       25000 /* the host bounds plugging in; then its blocks come online */
+#define END_MS	       5000  /* for a process to end when it is asked to; then it is killed */
 #define RMDIR_TRIES    100   /* of 20 ms: a group is busy until its last process is reaped */
 
 static int log_fd = -1;
@@ -54,6 +56,63 @@ int undo_note(const char *kind, const char *what, const char *old)
 	if (n != len)
 		return -EIO;
 	return fdatasync(log_fd) < 0 ? -errno : 0;
+}
+
+/* When it was started, in ticks since boot; 0: it is not there, or has ended and is only not waited for. */
+static unsigned long long started_at(pid_t pid)
+{
+	char path[64], text[1024], state;
+	unsigned long long ticks;
+	const char *after;
+
+	snprintf(path, sizeof(path), "/proc/%d/stat", (int)pid);
+	if (sysfile_read(path, text, sizeof(text)) <= 0)
+		return 0;
+	after = strrchr(text, ')');
+	/* proc(5): the state is the 3rd field, this one the 22nd. */
+	if (!after ||
+	    sscanf(after + 1, " %c %*d %*d %*d %*d %*d %*u %*u %*u %*u %*u %*u %*u %*d %*d %*d %*d %*d %*d %llu",
+		   &state, &ticks) != 2)
+		return 0;
+	return state == 'Z' || state == 'X' ? 0 : ticks;
+}
+
+int undo_note_process(pid_t pid)
+{
+	char what[16], old[24];
+
+	snprintf(what, sizeof(what), "%d", (int)pid);
+	snprintf(old, sizeof(old), "%llu", started_at(pid));
+	return undo_note("process", what, old);
+}
+
+static bool ends_within(pid_t pid, unsigned long long ticks, int64_t ms)
+{
+	int64_t until = clock_ns() + ms * NS_PER_MS;
+
+	while (started_at(pid) == ticks) {
+		if (clock_ns() >= until)
+			return false;
+		clock_sleep_ms(20);
+	}
+	return true;
+}
+
+/* Not another that has got its number since. */
+static int end_process(const char *number, const char *started)
+{
+	unsigned long long ticks;
+	pid_t pid;
+
+	if (sscanf(number, "%d", &pid) != 1 || sscanf(started, "%llu", &ticks) != 1 || pid <= 1)
+		return -EINVAL;
+	if (!ticks || started_at(pid) != ticks)
+		return 0;
+	kill(pid, SIGTERM);
+	if (ends_within(pid, ticks, END_MS))
+		return 0;
+	kill(pid, SIGKILL);
+	return ends_within(pid, ticks, END_MS) ? 0 : -EBUSY;
 }
 
 static int remove_group(const char *path)
@@ -150,6 +209,10 @@ static int undo_line(char *line)
 		err = plug_in(what);
 	else if (strcmp(kind, "swap") == 0)
 		err = swapdev_off(what, SWAPOFF_MS);
+	else if (strcmp(kind, "nbd") == 0)
+		err = nbddev_disconnect(what);
+	else if (strcmp(kind, "process") == 0)
+		err = end_process(what, old);
 	if (err == -ENOENT || err == -ENXIO)
 		err = 0; /* gone already */
 	if (err)

@@ -61,6 +61,7 @@ struct mitigation {
 	const char *off, *on;	/* values */
 	const char *value_help; /* what other values mean */
 	const char *since;	/* the first kernel that has the knob; NULL: all of ours */
+	const char *only;	/* what alone of all that the workload can be made of has the knob; NULL: all have it */
 };
 
 enum mitigation_state { MITIGATION_OFF, MITIGATION_ON, MITIGATION_FAILED, MITIGATION_ABSENT };

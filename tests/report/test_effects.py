@@ -261,7 +261,7 @@ def test_outcomes_of_a_pair(swap_runs, compared):
 
 def test_what_the_kernel_lacks_was_not_switched(swap_runs, compared):
     old, new = ([pair for pair in pairs(compared(run)) if pair.mitigation == "crypt-split"] for run in swap_runs)
-    assert [pair.why_not for pair in old] == ["absent (this kernel has no such knob)"] * 2
+    assert [pair.why_not for pair in old] == ["absent (no such knob here)"] * 2
     assert all(pair.effects == [] and pair.verdict_p is None for pair in old)
     assert [pair.why_not for pair in new] == ["", ""] and all(pair.effects for pair in new)
 
@@ -316,7 +316,7 @@ def test_built_in_mitigations_in_the_table_of_all(swap_runs, compared):
     row = rows["throttle-removal", "before"]
     assert (row.state, row.requested, row.read_back) == ("in this kernel for good", "in the kernel", "absent")
     assert row.exercised == "cannot be told" and "throttle_vm_writeout" in row.evidence
-    assert rows["crypt-split", "after"].state == "absent (this kernel has no such knob)"
+    assert rows["crypt-split", "after"].state == "absent (no such knob here)"
     both = rows["reserves", "after"]
     assert (both.state, both.requested, both.read_back) == ("on", "x4/200", "10924/200")
 
@@ -344,7 +344,7 @@ def test_effects_in_every_form(swap_runs, compared):
     section = source[source.index('id="effects"') : source.index('id="time"')]
     assert section.count('<tr class="pair">') == 16 and all(kernel in section for kernel in SWAP_KERNELS.values())
     words = re.sub(r"<[^>]*>", "|", section)
-    assert "better in every repeat" in words and "not switched: absent (this kernel has no such knob)" in words
+    assert "better in every repeat" in words and "not switched: absent (no such knob here)" in words
     assert re.search(r"\u2265\u00d7\d\.\d\d better in every repeat", words) and "95%\u00a0[\u00d73." in words
 
     lines = markdown.render(comparison).split("## What each mitigation does")[1].split("##")[0].splitlines()
