@@ -27,7 +27,7 @@ REPEAT   ?= 1
 OUT     ?= results
 # guest, or metal: this very machine.
 ON      ?= guest
-# Of `make bench-recorder`, `make bench-engine` and `make fuzz`:
+# Of `make bench-recorder`, `make bench-engine`, `make bench-serve` and `make fuzz`:
 ROUNDS  ?= 5
 SECONDS ?= 600
 FUZZ    ?= klog
@@ -58,7 +58,7 @@ say  = $(if $(filter 1,$V),,@printf '  %-5s %s\n' $1 $2)
 .DEFAULT_GOAL := all
 .DELETE_ON_ERROR:
 .SECONDARY:
-.PHONY: all deps bench bench-recorder bench-engine fuzz report test check check-asan check-tsan check-long check-c check-engine guest lint clean help FORCE
+.PHONY: all deps bench bench-recorder bench-engine bench-serve fuzz report test check check-asan check-tsan check-long check-c check-engine guest lint clean help FORCE
 
 all: build/headroom build/headroom-init ## build the suite (build/headroom)
 
@@ -119,6 +119,11 @@ bench-engine: ## the copy engine against its peers and the limits of this machin
 	$(Q)$(MAKE) --no-print-directory $B/tests/bench/bench_engine $B/tests/bench/bench_slab
 	$(Q)$(PYTHON) tests/bench/bench_engine.py --helper $B/tests/bench/bench_engine --rounds $(ROUNDS)
 
+bench-serve: ## the NBD server against its peers, first touch on disk and in memory (ROUNDS=5); 2 GiB of disk, 3 GiB of tmpfs
+	$(Q)$(MAKE) --no-print-directory FOR=bench-serve deps || echo 'make bench-serve: going on with what is there' >&2
+	$(Q)$(MAKE) --no-print-directory all $B/tests/bench/bench_engine $B/tests/bench/nbd_load
+	$(Q)$(PYTHON) tests/bench/bench_serve.py --helper $B/tests/bench/bench_engine --rounds $(ROUNDS)
+
 # What is found stays in build/fuzz; `-merge=1` makes of a corpus there what tests/fixtures/*-corpus is.
 FUZZ_SRCS := $(if $(filter klog,$(FUZZ)),$(wildcard runtime/record/klog*.c) runtime/base/jsonw.c,\
                $(if $(filter exstore,$(FUZZ)),$(wildcard runtime/engine/*.c),\
@@ -171,6 +176,7 @@ $B/headroom-init: runtime/guest/init.c $B/flags
 $B/tests/bench/%: $B/tests/bench/%.o $(LIB) $B/objs
 	$(call say,LD,$@)
 	$(Q)$(CC) -pthread $(SANFLAGS) $(LDFLAGS) -o $@ $(filter %.o,$^) $(PKG_LIBS) $(LDLIBS)
+$B/tests/bench/nbd_load: LDLIBS += -lnbd
 # The engine stands alone: only its own objects are linked.
 $(ENGINE_TESTS): $B/tests/%: $B/tests/%.o $(filter $B/runtime/engine/%,$(OBJS)) $B/objs
 	$(call say,LD,$@)

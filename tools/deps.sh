@@ -23,6 +23,9 @@ readonly BENCH_RECORDER=(sysstat atop procps strace)
 # The engine's peers; likewise. The allocators are loaded in front of libc's, so their libraries are enough.
 readonly BENCH_ENGINE=(qemu-utils nbdkit libnbd-bin 'libjemalloc2|libjemalloc-dev' 'libtcmalloc-minimal4t64|libtcmalloc-minimal4'
 	'libmimalloc3|libmimalloc2.0')
+# The NBD server's peers, likewise, and what its client is built with. Debian starts nbd-server with the package, which
+# ends at once: it has nothing to serve as long as nobody configures it. qemu-storage-daemon is in qemu-system-common.
+readonly BENCH_SERVE=(libnbd-dev fio qemu-utils qemu-system-common nbdkit nbd-server)
 # libFuzzer; its runtime is a package of its own, named after clang's version.
 readonly FUZZ=(make clang 'libclang-rt-14-dev|libclang-rt-19-dev')
 # Building `--kernel debug`. Not among what `make bench` and `make test` install: neither builds one.
@@ -35,6 +38,8 @@ readonly BENCH_PKGCONFIG=(devmapper blkid mount jansson inih libkmod libcgroup l
 readonly BENCH_PYTHON=(jinja2 plotly numpy scipy)
 readonly BENCH_RECORDER_PROGRAMS=(sar atop vmstat slabtop strace)
 readonly BENCH_ENGINE_PROGRAMS=(qemu-img nbdkit nbdcopy)
+readonly BENCH_SERVE_PROGRAMS=(fio qemu-img qemu-storage-daemon nbdkit nbd-server)
+readonly BENCH_SERVE_PKGCONFIG=(libnbd)
 readonly TEST_PROGRAMS=('chromium|chromium-browser|google-chrome' chromedriver clang-format cppcheck shellcheck
 	qemu-img nbdcopy nbdinfo)
 readonly TEST_PKGCONFIG=(cmocka)
@@ -46,12 +51,13 @@ readonly DEBUG_KERNEL_PKGCONFIG=(libelf libcrypto)
 usage()
 {
 	cat <<-END
-	usage: $ME [--for bench|test|bench-recorder|bench-engine|fuzz|debug-kernel] [--print]
+	usage: $ME [--for bench|test|bench-recorder|bench-engine|bench-serve|fuzz|debug-kernel] [--print]
 
 	  --for bench            what building, running and reporting needs (default)
 	  --for test             that, and what the tests need
 	  --for bench-recorder   what building needs, and the peers that the recorder is measured against
 	  --for bench-engine     what building needs, and the peers that the copy engine is measured against
+	  --for bench-serve      what building needs, and the peers that the NBD server is measured against
 	  --for fuzz             only what make fuzz needs
 	  --for debug-kernel     only what building a kernel for --kernel debug needs
 	  --print                print what is missing, one a line, and change nothing
@@ -68,7 +74,7 @@ FOR=bench PRINT=''
 while [ $# -gt 0 ]; do
 	case $1 in
 	--for)
-		[ $# -ge 2 ] || die $EX_USAGE "--for needs bench, test, bench-recorder, bench-engine, fuzz or debug-kernel (--help)"
+		[ $# -ge 2 ] || die $EX_USAGE "--for needs bench, test, bench-recorder, bench-engine, bench-serve, fuzz or debug-kernel (--help)"
 		FOR=$2
 		shift
 		;;
@@ -83,9 +89,10 @@ bench) PACKAGES=("${BENCH[@]}") ;;
 test) PACKAGES=("${BENCH[@]}" "${TEST[@]}") ;;
 bench-recorder) PACKAGES=("${BENCH[@]}" "${BENCH_RECORDER[@]}") ;;
 bench-engine) PACKAGES=("${BENCH[@]}" "${BENCH_ENGINE[@]}") ;;
+bench-serve) PACKAGES=("${BENCH[@]}" "${BENCH_SERVE[@]}") ;;
 fuzz) PACKAGES=("${FUZZ[@]}") ;;
 debug-kernel) PACKAGES=("${DEBUG_KERNEL[@]}") ;;
-*) die $EX_USAGE "--for takes bench, test, bench-recorder, bench-engine, fuzz or debug-kernel, not '$FOR' (--help)" ;;
+*) die $EX_USAGE "--for takes bench, test, bench-recorder, bench-engine, bench-serve, fuzz or debug-kernel, not '$FOR' (--help)" ;;
 esac
 
 # --- another distribution ---------------------------------------------------------------------------------------------
@@ -110,6 +117,10 @@ elsewhere()
 	fi
 	[ "$FOR" != bench-recorder ] || programs+=("${BENCH_RECORDER_PROGRAMS[@]}")
 	[ "$FOR" != bench-engine ] || programs+=("${BENCH_ENGINE_PROGRAMS[@]}")
+	if [ "$FOR" = bench-serve ]; then
+		programs+=("${BENCH_SERVE_PROGRAMS[@]}")
+		libraries+=("${BENCH_SERVE_PKGCONFIG[@]}")
+	fi
 	for entry in "${programs[@]}"; do
 		found=''
 		IFS='|' read -ra alternatives <<<"$entry"

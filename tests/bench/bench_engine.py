@@ -7,21 +7,15 @@ page cache before each measurement; memory is touched before. What is compared w
 bound is; what is compared with other programs may use all, as they may (the engine has one thread). What a copy costs is
 measured from outside, from the start of the program to its end.
 """
-import argparse
 import json
 import os
-import platform
-import re
 import shutil
-import statistics
 import subprocess
 import sys
-import tempfile
-import time
-from datetime import datetime, timezone
 
-MIB = 1 << 20
-GIB = 1 << 30
+from common import (GIB, MIB, Helper, Row, Series, drop_from_cache, make_file, measure_groups, parse_arguments, publish,
+                    run_timed, scratch, version_of)
+
 COPY_BYTES = 2 * GIB
 ORIGIN_BYTES = GIB
 STORE_BYTES = ORIGIN_BYTES + 32 * MIB  # with room for the header and the areas
@@ -34,109 +28,12 @@ AS_COPY_DIRECT = {"subjob": 1024, "split": 8, "staging": 8192}
 AS_COPY_CACHED = {"subjob": 1024, "split": 8, "staging": 1024}
 
 
-def say(text):
-    print(f"bench-engine: {text}", file=sys.stderr, flush=True)
-
-
-# --- Files ---
-
-
-def make_file(path, size):
-    """All of it written: what is only allocated is marked as written block by block, by whoever comes first."""
-    if os.path.exists(path) and os.stat(path).st_size == size and os.stat(path).st_blocks * 512 >= size:
-        return
-    fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    try:
-        os.posix_fallocate(fd, 0, size)
-        block = os.urandom(4 * MIB)
-        for offset in range(0, size, len(block)):
-            os.pwrite(fd, block[: size - offset], offset)
-        os.fdatasync(fd)
-        os.ftruncate(fd, size)
-    finally:
-        os.close(fd)
-
-
-def drop_from_cache(path):
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fdatasync(fd)
-        os.posix_fadvise(fd, 0, 0, os.POSIX_FADV_DONTNEED)
-    finally:
-        os.close(fd)
-
-
-# --- Running ---
-
-
-def run_timed(argv):
-    """(seconds, CPU seconds of it and its children, what it printed)."""
-    begin = time.monotonic()
-    with subprocess.Popen(argv, stdout=subprocess.PIPE, stdin=subprocess.DEVNULL) as process:
-        out = process.stdout.read()
-        _, status, usage = os.wait4(process.pid, 0)
-        process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"bench-engine: {' '.join(argv)}: exit status {process.returncode}")
-    return time.monotonic() - begin, usage.ru_utime + usage.ru_stime, out
-
-
-class Helper:
-    def __init__(self, path):
-        self.path = path
-        self.slab = os.path.join(os.path.dirname(path), "bench_slab")
-        # Not the first: it is the one that interrupts and other programs like best.
-        self.pin = ["taskset", "-c", str(max(os.sched_getaffinity(0)))] if shutil.which("taskset") else []
-
-    def argv(self, role, *files, **options):
-        return [self.path, role, *(f"{k}={v}" for k, v in options.items()), *files]
-
-    def run(self, role, *files, **options):
-        return json.loads(run_timed(self.pin + self.argv(role, *files, **options))[2])
-
+class EngineHelper(Helper):
     def run_slab(self, role, preload=None, pin=True, **options):
         load = ["env", f"LD_PRELOAD={preload}"] if preload else []
-        argv = [self.slab, role, *(f"{k}={v}" for k, v in options.items())]
+        slab = os.path.join(os.path.dirname(self.path), "bench_slab")
+        argv = [slab, role, *(f"{k}={v}" for k, v in options.items())]
         return json.loads(run_timed((self.pin if pin else []) + load + argv)[2])
-
-
-class Series:
-    """The measurements of one subject, one a round."""
-
-    def __init__(self, name, unit, note=""):
-        self.name, self.unit, self.note = name, unit, note
-        self.values = []
-
-    def median(self):
-        return statistics.median(self.values)
-
-    def as_json(self):
-        return {"name": self.name, "unit": self.unit, **({"note": self.note} if self.note else {}), **spread(self.values)}
-
-
-def spread(values, digits=4):
-    return {"median": round(statistics.median(values), digits), "min": round(min(values), digits),
-            "max": round(max(values), digits), "rounds": [round(v, digits) for v in values]}
-
-
-class Row:
-    """What is compared with what. Of several peers the best one counts; `best` is max or min. `beside`: only shown."""
-
-    def __init__(self, what, ours, peers, target, limit, best=max, at_most=False, beside=()):
-        self.what, self.ours, self.peers, self.beside = what, ours, peers, beside
-        self.target, self.limit, self.best, self.at_most = target, limit, best, at_most
-
-    def as_json(self):
-        peers = [p for p in self.peers if p.values]
-        peer = self.best(peers, key=Series.median) if peers else None
-        ratio = spread([a / b for a, b in zip(self.ours.values, peer.values)]) if peer else None
-        met = None
-        if ratio and self.target is not None:
-            met = ratio["median"] <= self.target if self.at_most else ratio["median"] >= self.target
-        return {"row": self.what, "ours": self.ours.as_json(),
-                "peers": [p.as_json() for p in [*peers, *self.beside] if p.values],
-                "against": peer.name if peer else None, "ratio": ratio, "target": self.target,
-                "target_is": "at most" if self.at_most else "at least", "met": met, "limit": self.limit}
 
 
 # --- Copies ---
@@ -487,93 +384,14 @@ def groups_for(helper, disk, memory):
     }
 
 
-def version_of(*argv):
-    try:
-        result = subprocess.run(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=10, check=False)
-    except (FileNotFoundError, subprocess.TimeoutExpired):
-        return None
-    found = re.search(r"\d+\.\d[\w.]*", result.stdout)
-    return found[0] if found else None
-
-
-def table(rows):
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]).rstrip())
-
-
-def number(x):
-    return f"{x:.0f}" if abs(x) >= 100 else f"{x:.3g}"
-
-
-def cell(series):
-    return f"{number(series['median'])} ({number(series['min'])}..{number(series['max'])})" if series else "-"
-
-
-def show(result):
-    said = {True: "met", False: "MISS", None: "-"}
-    rows = [["row", "median (min..max)", "unit", "best beside it", "median (min..max)", "ratio", "target", ""]]
-    for r in result["rows"]:
-        best = next((p for p in r["peers"] if p["name"] == r["against"]), None)
-        target = "-" if r["target"] is None else f"{'<=' if r['target_is'] == 'at most' else '>='} {r['target']}"
-        rows.append([r["row"], cell(r["ours"]), r["ours"]["unit"], r["against"] or "-", cell(best), cell(r["ratio"]), target,
-                     said[r["met"]]])
-    table(rows)
-    print()
-    rows = [["row", "beside it", "median (min..max)", "unit"]]
-    rows += [[r["row"], p["name"], cell(p), p["unit"]] for r in result["rows"] for p in r["peers"]]
-    table(rows)
-    print()
-    for r in result["rows"]:
-        print(f"{said[r['met']]:6}{r['row']}: {r['limit']}")
-    for name in result["absent"]:
-        print(f"absent  {name}")
-
-
 def main():
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--helper", required=True)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--disk", default="build/bench", help="a directory on the disk that is measured")
-    parser.add_argument("--memory", default="/dev/shm", help="a directory in a tmpfs")
-    parser.add_argument("--only", help="of these groups, with commas between them")
-    parser.add_argument("--out", default="build/bench/engine.json")
-    args = parser.parse_args()
-    helper = Helper(args.helper)
-    os.makedirs(args.disk, exist_ok=True)
-    touch, rows, absent = [], [], []
-    with (tempfile.TemporaryDirectory(prefix="headroom-bench-", dir=args.disk) as disk,
-          tempfile.TemporaryDirectory(prefix="headroom-bench-", dir=args.memory) as memory):
-        groups = groups_for(helper, disk, memory)
-        chosen = args.only.split(",") if args.only else list(groups)
-        if not set(chosen) <= set(groups):
-            parser.error(f"--only: there are {', '.join(groups)}")
-        for name in chosen:
-            group = groups[name]
-            group.prepare()
-            for i in range(args.rounds):
-                say(f"{name}, round {i + 1} of {args.rounds}")
-                touch.append(helper.run("touch"))
-                group.measure(i)
-            group.check()
-            group.clean()
-            rows += [row.as_json() for row in group.rows()]
-            absent += group.absent
-    result = {
-        "schema": "headroom.bench/1", "name": "engine", "utc": datetime.now(timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ"),
-        "host": {"kernel": platform.release(), "cpus": os.cpu_count(), "load_average": os.getloadavg(),
-                 "touch_ns_per_page": {k: spread([t[f"{k}_ns_per_page"] for t in touch], 1) for k in ("first", "again")}},
-        "method": {"rounds": args.rounds, "order": "in turn", "ratio": "of the same round; against the peer with the best median",
-                   "cpu": "rusage of the program and its children; kernel threads that write back are not in it"},
-        "versions": {"dd": version_of("dd", "--version"), "qemu-img": version_of("qemu-img", "--version"),
-                     "nbdcopy": version_of("nbdcopy", "--version")},
-        "rows": rows, "absent": sorted(set(absent))}
-    os.makedirs(os.path.dirname(args.out) or ".", exist_ok=True)
-    with open(args.out, "w", encoding="ascii") as f:
-        json.dump(result, f, indent=1)
-        f.write("\n")
-    show(result)
-    say(f"written to {args.out}")
+    args, error = parse_arguments(__doc__)
+    helper = EngineHelper(args.helper)
+    with scratch(args) as (disk, memory):
+        found = measure_groups(args, error, groups_for(helper, disk, memory), helper)
+    publish(args, found, {"cpu": "rusage of the program and its children; kernel threads that write back are not in it"},
+            {"dd": version_of("dd", "--version"), "qemu-img": version_of("qemu-img", "--version"),
+             "nbdcopy": version_of("nbdcopy", "--version")})
     return 0  # a target that is missed is a result
 
 

@@ -19,15 +19,12 @@ import tempfile
 import time
 from datetime import datetime, timezone
 
+from common import cpu_ns, table, tree
+
 SADC = next((p for p in ("/usr/lib/sysstat/sadc", "/usr/lib64/sa/sadc", "/usr/lib/sa/sadc") if os.path.exists(p)), None)
 SETTLE_S = 1.5  # after the start: opening files, the first sample, and half a second away from the peers' ticks
 WORK_S = 1.0  # one slice of the fixed workload
 TARGETS = {"peer_ratio": 0.25, "cpu_pct_of_core": 1.0, "faults": 0.0, "slowdown_pct": 1.0, "pread_ratio": 1.3}
-
-
-def cpu_ns(pid):
-    """CPU time of all threads of a process, dead ones too. In /proc/PID/stat it is cut to ticks of 10 ms."""
-    return time.clock_gettime_ns((~pid << 3) | 2)
 
 
 def proc_stat(pid):
@@ -40,19 +37,6 @@ def proc_status(pid):
     with open(f"/proc/{pid}/status", encoding="ascii", errors="replace") as f:
         found = dict(re.findall(r"^(VmHWM|RssAnon|RssFile|RssShmem):\s+(\d+) kB$", f.read(), re.M))
     return {k: int(v) for k, v in found.items()}
-
-
-def tree(pid):
-    """The process and its descendants."""
-    found = [pid]
-    for parent in found:
-        try:
-            for task in os.listdir(f"/proc/{parent}/task"):
-                with open(f"/proc/{parent}/task/{task}/children", encoding="ascii") as f:
-                    found += [int(child) for child in f.read().split()]
-        except (FileNotFoundError, ProcessLookupError):
-            pass  # it has ended
-    return found
 
 
 class Subject:
@@ -345,12 +329,6 @@ def cell(values, digits=0):
     if not values:
         return "-"
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}..{max(values):.{digits}f})"
-
-
-def table(rows):
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    for row in rows:
-        print("  ".join([row[0].ljust(widths[0])] + [c.rjust(w) for c, w in zip(row[1:], widths[1:])]).rstrip())
 
 
 def show(subjects, nothing, result):
