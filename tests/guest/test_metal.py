@@ -41,8 +41,10 @@ poweroff -f
 HELD_MIB = 24  # what the program that looks after a cell locks, which a guest's has outside
 # What cannot be the same: there is no emulator to tell of, and a scratch disk of our own.
 NOT_ON_METAL = {"machine.accel", "host.boot_s", "host.qemu_status"}
-# How long dying groups took to go: there when it took any time.
-BY_CHANCE = {f"{where}.{name}{part}" for name in ("settle_s", "dying_cgroups_half_life_s")
+# How long dying groups took to go: there when it took any time. How long blocks took: there when some moved.
+BY_CHANCE = {f"{where}.{name}{part}"
+             for name in ("settle_s", "dying_cgroups_half_life_s",
+                          *(f"{what}_{which}_ms" for what in ("offline", "online") for which in ("p50", "p99", "max")))
              for where, part in (("metrics", ""), ("units", ".unit"), ("units", ".better"), ("units", ".label"))}
 ONLY_ON_METAL = {"host.status", "settings.loop.direct_io"}
 

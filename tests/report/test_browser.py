@@ -85,6 +85,15 @@ def scheme(browser, name):
     browser.execute_cdp_cmd(
         "Emulation.setEmulatedMedia", {"features": [{"name": "prefers-color-scheme", "value": name}]}
     )
+    # The page hears of it when it is drawn next.
+    browser.execute_async_script(
+        """
+        const [name, done] = arguments;
+        const look = () => matchMedia(`(prefers-color-scheme: ${name})`).matches
+            ? requestAnimationFrame(() => requestAnimationFrame(done)) : requestAnimationFrame(look);
+        look();""",
+        name,
+    )
 
 
 def test_every_mark_can_be_hovered(show, pair):
